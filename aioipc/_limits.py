@@ -1,0 +1,61 @@
+"""What the kernel's limits are now, and how to raise them, in words for an error message."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+
+# Sizes of two structures of the kernel (struct msg_msg, struct posix_msg_tree_node on
+# a 64-bit machine), and the number of priorities: getrlimit(2), RLIMIT_MSGQUEUE.
+_MESSAGE_OVERHEAD = 48
+_PRIORITY_OVERHEAD = 48
+_PRIORITIES = 32768
+
+
+def sysctl(name: str) -> int | None:
+    """The value of a kernel parameter such as "fs.mqueue.msg_max"; None where it can't be read."""
+    try:
+        with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def explain_sysctl(name: str) -> str:
+    """Name a kernel parameter, its value now, and the command that changes it."""
+    value = sysctl(name)
+    now = "not readable here" if value is None else f"{value:,} now"
+    return f"{name} ({now}; raise it with `sysctl -w {name}=...` as root)"
+
+
+def message_queue_bytes(max_messages: int, max_message_size: int) -> int:
+    """How many bytes of RLIMIT_MSGQUEUE a POSIX message queue takes, full or not."""
+    overhead = max_messages * _MESSAGE_OVERHEAD + min(max_messages, _PRIORITIES) * _PRIORITY_OVERHEAD
+    return overhead + max_messages * max_message_size
+
+
+def explain_rlimit_msgqueue() -> str:
+    """Name RLIMIT_MSGQUEUE, its value now, and the ways to change it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    now = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,} bytes"
+    return (
+        f"RLIMIT_MSGQUEUE ({now} now, for all queues of this user; raise it with "
+        "`ulimit -q`, LimitMSGQUEUE= in a systemd unit or msgqueue in limits.conf)"
+    )
+
+
+def explain_open_files() -> str:
+    """Name RLIMIT_NOFILE, its value now, and the ways to change it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"RLIMIT_NOFILE ({soft:,} open descriptors now; raise it with `ulimit -n` or LimitNOFILE= in a systemd unit)"
+
+
+def no_descriptor_left() -> int | None:
+    """EMFILE or ENFILE if this process can't get another descriptor now, else None."""
+    try:
+        descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno if error.errno in (errno.EMFILE, errno.ENFILE) else None
+    os.close(descriptor)
+    return None

@@ -1,0 +1,566 @@
+/* The way past the event loop for an operation that need not wait.
+ *
+ * A kernel call that succeeds at once takes about a microsecond; a coroutine
+ * around it, written in Python, takes half of that again.  This module holds the
+ * two things that every such operation needs and that are too small to be paid
+ * for in Python:
+ *
+ *   Gate        says whether an operation may try at once,
+ *   Iterator    is the object behind "async for"; its __anext__ is an awaitable
+ *               that finishes without suspending when the try succeeds.
+ *
+ * Invariants
+ *   1. An awaitable tries only when it is driven, never when it is made: one that
+ *      is dropped or cancelled before it starts has taken nothing.
+ *   2. Between the successful try and the return of its result nothing can fail
+ *      but memory allocation, and nothing suspends: what was taken is delivered.
+ *   3. Whatever the try raises, it took nothing.  The error is dropped and the
+ *      whole operation is handed to the coroutine "perform", written in Python,
+ *      which tries again, waits, and explains errors.  There is one slow path.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <structmember.h>
+#include <time.h>
+
+/* How long tasks may go on without giving way to the event loop, and how many
+ * operations go by between two looks at the clock (a look costs as much as
+ * everything else here together). */
+#define TURN_NANOSECONDS INT64_C(1000000)
+#define LOOK_EVERY 8
+
+static PyObject *no_arguments; /* () */
+
+/* Incremented in every child of a fork, so that a gate can tell a handle that it
+ * was inherited: the child would share the parent's epoll object and its place
+ * among the waiters. */
+static unsigned generation;
+
+static void
+count_fork(void)
+{
+    generation++;
+}
+
+static int64_t
+monotonic_nanoseconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* Gate ------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    bool held;              /* someone waits in line, or the handle is closed */
+    unsigned operations;    /* since the last look at the clock */
+    unsigned generation;
+    int64_t turn_began;
+} Gate;
+
+static PyObject *
+Gate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Gate", keywords))
+        return NULL;
+    Gate *self = (Gate *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->generation = generation;
+        self->turn_began = monotonic_nanoseconds();
+    }
+    return (PyObject *)self;
+}
+
+static bool
+gate_enter(Gate *self)
+{
+    if (self->held || self->generation != generation)
+        return false;
+    if (++self->operations < LOOK_EVERY)
+        return true;
+    if (monotonic_nanoseconds() - self->turn_began >= TURN_NANOSECONDS)
+        return false;
+    self->operations = 0;
+    return true;
+}
+
+static PyObject *
+Gate_enter(Gate *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(gate_enter(self));
+}
+
+static PyObject *
+Gate_renew(Gate *self, PyObject *Py_UNUSED(ignored))
+{
+    self->operations = 0;
+    self->turn_began = monotonic_nanoseconds();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Gate_spent(Gate *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->operations >= LOOK_EVERY);
+}
+
+static PyObject *
+Gate_inherited(Gate *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(self->generation != generation);
+}
+
+static PyMethodDef Gate_methods[] = {
+    {"enter", (PyCFunction)Gate_enter, METH_NOARGS,
+     PyDoc_STR("enter() -> bool\n\nWhether an operation may try at once: nobody waits in line, the handle\n"
+               "is open and was not inherited by a fork, and the turn is not spent.")},
+    {"renew", (PyCFunction)Gate_renew, METH_NOARGS,
+     PyDoc_STR("renew() -> None\n\nBegin a new turn: the event loop has run.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef Gate_members[] = {
+    {"held", T_BOOL, offsetof(Gate, held), 0,
+     PyDoc_STR("True while operations must not try at once.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef Gate_getset[] = {
+    {"spent", (getter)Gate_spent, NULL,
+     PyDoc_STR("True when the turn has lasted too long: the next operation gives way first."), NULL},
+    {"inherited", (getter)Gate_inherited, NULL,
+     PyDoc_STR("True in a process that got the handle by fork."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyTypeObject Gate_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "aioipc._waiting._immediate.Gate",
+    .tp_doc = PyDoc_STR("Gate()\n\nSays whether an operation may try at once."),
+    .tp_basicsize = sizeof(Gate),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = Gate_new,
+    .tp_methods = Gate_methods,
+    .tp_members = Gate_members,
+    .tp_getset = Gate_getset,
+};
+
+/* Iterator ----------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    Gate *gate;
+    PyObject *attempt;      /* () -> tuple, or raises */
+    PyTypeObject *record;   /* the tuple subclass that its result becomes */
+    PyObject *perform;      /* () -> coroutine: the same operation, with waiting */
+    PyObject *spare;        /* a Next that has ended, or NULL: "async for" needs one at a time */
+    PyObject *stop;         /* the StopIteration that brought the last result, or NULL */
+} Iterator;
+
+static bool
+is_plain_record(PyTypeObject *type)
+{
+    return PyType_IsSubtype(type, &PyTuple_Type)
+        && PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)
+        && type->tp_basicsize == PyTuple_Type.tp_basicsize
+        && type->tp_itemsize == PyTuple_Type.tp_itemsize
+        && type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0;
+}
+
+static PyObject *
+Iterator_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"gate", "attempt", "record", "perform", NULL};
+    PyObject *gate, *attempt, *record, *perform;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OO!O:Iterator", keywords,
+                                     &Gate_type, &gate, &attempt,
+                                     &PyType_Type, &record, &perform))
+        return NULL;
+    if (!is_plain_record((PyTypeObject *)record)) {
+        PyErr_SetString(PyExc_TypeError, "record must be a subclass of tuple without further fields");
+        return NULL;
+    }
+    Iterator *self = (Iterator *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->gate = (Gate *)Py_NewRef(gate);
+    self->attempt = Py_NewRef(attempt);
+    self->record = (PyTypeObject *)Py_NewRef(record);
+    self->perform = Py_NewRef(perform);
+    return (PyObject *)self;
+}
+
+static int
+Iterator_traverse(Iterator *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->gate);
+    Py_VISIT(self->attempt);
+    Py_VISIT(self->record);
+    Py_VISIT(self->perform);
+    Py_VISIT(self->spare);
+    Py_VISIT(self->stop);
+    return 0;
+}
+
+static int
+Iterator_clear(Iterator *self)
+{
+    Py_CLEAR(self->gate);
+    Py_CLEAR(self->attempt);
+    Py_CLEAR(self->record);
+    Py_CLEAR(self->perform);
+    Py_CLEAR(self->spare);
+    Py_CLEAR(self->stop);
+    return 0;
+}
+
+static void
+Iterator_dealloc(Iterator *self)
+{
+    PyObject_GC_UnTrack(self);
+    Iterator_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* What tuple.__new__(record, fields) does.  Steals fields.
+ *
+ * attempt() has just made the tuple and nobody else knows it, so it can become the
+ * record itself: Iterator_new has checked that the two have the same layout. */
+static PyObject *
+make_record(PyTypeObject *record, PyObject *fields)
+{
+    if (!PyTuple_CheckExact(fields)) {
+        PyErr_SetString(PyExc_TypeError, "attempt() must return a tuple");
+        Py_DECREF(fields);
+        return NULL;
+    }
+    if (Py_REFCNT(fields) == 1) {
+        Py_INCREF(record);
+        Py_SET_TYPE(fields, record);
+        return fields;
+    }
+    Py_ssize_t size = PyTuple_GET_SIZE(fields);
+    PyObject *made = record->tp_alloc(record, size);
+    if (made != NULL)
+        for (Py_ssize_t i = 0; i < size; i++)
+            PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
+    Py_DECREF(fields);
+    return made;
+}
+
+/* Next: what __anext__ returns ----------------------------------------------- */
+
+enum next_state { FRESH, WAITING, DONE };
+
+typedef struct {
+    PyObject_HEAD
+    Iterator *iterator;     /* NULL once it is not needed any more */
+    PyObject *coroutine;    /* perform(), while WAITING */
+    enum next_state state;
+} Next;
+
+static PyTypeObject Next_type;
+
+static PyObject *
+Iterator_anext(Iterator *self)
+{
+    /* The previous message must not live on in the exception that brought it. */
+    if (self->stop != NULL && Py_REFCNT(self->stop) == 1)
+        Py_CLEAR(((PyStopIterationObject *)self->stop)->value);
+    Next *next = (Next *)self->spare;
+    self->spare = NULL;
+    if (next != NULL && Py_REFCNT(next) == 1) {
+        next->iterator = (Iterator *)Py_NewRef((PyObject *)self);
+        next->state = FRESH;
+        return (PyObject *)next;
+    }
+    Py_XDECREF(next);
+    next = PyObject_GC_New(Next, &Next_type);
+    if (next == NULL)
+        return NULL;
+    next->iterator = (Iterator *)Py_NewRef((PyObject *)self);
+    next->coroutine = NULL;
+    next->state = FRESH;
+    PyObject_GC_Track(next);
+    return (PyObject *)next;
+}
+
+static int
+Next_traverse(Next *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->iterator);
+    Py_VISIT(self->coroutine);
+    return 0;
+}
+
+static int
+Next_clear(Next *self)
+{
+    self->state = DONE;
+    Py_CLEAR(self->iterator);
+    Py_CLEAR(self->coroutine);
+    return 0;
+}
+
+static void
+Next_dealloc(Next *self)
+{
+    PyObject_GC_UnTrack(self);
+    Next_clear(self);
+    PyObject_GC_Del(self);
+}
+
+static PySendResult
+reused(PyObject **result)
+{
+    PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited __anext__()");
+    *result = NULL;
+    return PYGEN_ERROR;
+}
+
+/* Drive the coroutine one step, and forget it when it has ended. */
+static PySendResult
+Next_step(Next *self, PyObject *value, PyObject **result)
+{
+    PyObject *coroutine = Py_NewRef(self->coroutine);
+    PySendResult outcome = PyIter_Send(coroutine, value, result);
+    if (outcome != PYGEN_NEXT)
+        Next_clear(self);
+    Py_DECREF(coroutine);
+    return outcome;
+}
+
+static PySendResult
+Next_am_send(Next *self, PyObject *value, PyObject **result)
+{
+    if (self->state == DONE)
+        return reused(result);
+    if (self->state == WAITING)
+        return Next_step(self, value, result);
+
+    Iterator *iterator = (Iterator *)Py_NewRef((PyObject *)self->iterator);
+    PySendResult outcome = PYGEN_ERROR;
+    *result = NULL;
+    /* Not FRESH while foreign code runs: it could drive this object again. */
+    self->state = DONE;
+    if (gate_enter(iterator->gate)) {
+        PyObject *fields = PyObject_CallNoArgs(iterator->attempt);
+        if (fields != NULL) {
+            *result = make_record(iterator->record, fields);
+            if (*result != NULL)
+                outcome = PYGEN_RETURN;
+            Py_XSETREF(iterator->spare, Py_NewRef((PyObject *)self));
+            goto ended;
+        }
+        if (!PyErr_ExceptionMatches(PyExc_Exception))   /* KeyboardInterrupt and the like */
+            goto ended;
+        PyErr_Clear();
+    }
+    self->coroutine = PyObject_CallNoArgs(iterator->perform);
+    if (self->coroutine == NULL)
+        goto ended;
+    self->state = WAITING;
+    Py_DECREF(iterator);
+    return Next_step(self, value, result);
+
+ended:
+    Next_clear(self);
+    Py_DECREF(iterator);
+    return outcome;
+}
+
+/* From 3.12 on the interpreter awaits foreign objects through tp_iternext, where a
+ * result travels in a StopIteration.  Making one for each message would take longer
+ * than all the rest, so the last one is used again if nobody has kept it. */
+static PyObject *
+take_stop(Iterator *iterator)
+{
+    PyObject *stop = iterator->stop;
+    if (stop != NULL && Py_REFCNT(stop) == 1) {
+        PyBaseExceptionObject *fields = (PyBaseExceptionObject *)stop;
+        if (fields->traceback == NULL && fields->context == NULL)
+            return Py_NewRef(stop);
+    }
+    PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
+    stop = type->tp_new(type, no_arguments, NULL);
+    if (stop != NULL)
+        Py_XSETREF(iterator->stop, Py_NewRef(stop));
+    return stop;
+}
+
+/* The iterator protocol's form of a step: a return value travels in StopIteration. */
+static PyObject *
+Next_send(Next *self, PyObject *value)
+{
+    Iterator *iterator = (Iterator *)Py_XNewRef((PyObject *)self->iterator);
+    PyObject *result = NULL;
+    if (Next_am_send(self, value, &result) == PYGEN_RETURN) {
+        PyObject *stop = take_stop(iterator);
+        if (stop == NULL)
+            Py_DECREF(result);
+        else {
+            Py_XSETREF(((PyStopIterationObject *)stop)->value, result);
+#if PY_VERSION_HEX >= 0x030C0000
+            PyErr_SetRaisedException(stop);
+#else
+            PyErr_SetObject(PyExc_StopIteration, stop);
+            Py_DECREF(stop);
+#endif
+        }
+        result = NULL;
+    }
+    Py_XDECREF(iterator);
+    return result;
+}
+
+static PyObject *
+Next_iternext(Next *self)
+{
+    return Next_send(self, Py_None);
+}
+
+/* Let the coroutine's own method answer; forget it unless it goes on waiting. */
+static PyObject *
+Next_forward(Next *self, const char *method, PyObject *args)
+{
+    PyObject *coroutine = Py_NewRef(self->coroutine);
+    PyObject *result = NULL;
+    PyObject *bound = PyObject_GetAttrString(coroutine, method);
+    if (bound != NULL) {
+        result = PyObject_Call(bound, args, NULL);
+        Py_DECREF(bound);
+    }
+    if (result == NULL)
+        Next_clear(self);
+    Py_DECREF(coroutine);
+    return result;
+}
+
+static PyObject *
+Next_throw(Next *self, PyObject *args)
+{
+    PyObject *type, *value = NULL, *traceback = NULL;
+    if (!PyArg_UnpackTuple(args, "throw", 1, 3, &type, &value, &traceback))
+        return NULL;
+    if (self->state == WAITING)
+        return Next_forward(self, "throw", args);
+    if (self->state == DONE) {
+        PyObject *result;
+        reused(&result);
+        return NULL;
+    }
+    Next_clear(self);   /* never started: it has taken nothing */
+    if (PyExceptionInstance_Check(type)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
+        return NULL;
+    }
+    if (PyExceptionClass_Check(type)) {
+        if (value == Py_None)
+            value = NULL;
+        PyErr_SetObject(type, value);
+        return NULL;
+    }
+    PyErr_SetString(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException");
+    return NULL;
+}
+
+static PyObject *
+Next_close(Next *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->state == WAITING) {
+        PyObject *result = Next_forward(self, "close", no_arguments);
+        if (result == NULL)
+            return NULL;
+        Py_DECREF(result);
+    }
+    Next_clear(self);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef Next_methods[] = {
+    {"send", (PyCFunction)Next_send, METH_O, PyDoc_STR("As of a coroutine.")},
+    {"throw", (PyCFunction)Next_throw, METH_VARARGS, PyDoc_STR("As of a coroutine.")},
+    {"close", (PyCFunction)Next_close, METH_NOARGS, PyDoc_STR("As of a coroutine.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyAsyncMethods Next_async = {
+    .am_await = PyObject_SelfIter,
+    .am_send = (sendfunc)Next_am_send,
+};
+
+static PyTypeObject Next_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "aioipc._waiting._immediate.Next",
+    .tp_doc = PyDoc_STR("The awaitable result of Iterator.__anext__(); asyncio, anyio and trio take it as a coroutine."),
+    .tp_basicsize = sizeof(Next),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)Next_dealloc,
+    .tp_traverse = (traverseproc)Next_traverse,
+    .tp_clear = (inquiry)Next_clear,
+    .tp_as_async = &Next_async,
+    .tp_iter = PyObject_SelfIter,
+    .tp_iternext = (iternextfunc)Next_iternext,
+    .tp_methods = Next_methods,
+};
+
+static PyAsyncMethods Iterator_async = {
+    .am_aiter = PyObject_SelfIter,
+    .am_anext = (unaryfunc)Iterator_anext,
+};
+
+static PyTypeObject Iterator_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "aioipc._waiting._immediate.Iterator",
+    .tp_doc = PyDoc_STR(
+        "Iterator(gate, attempt, record, perform)\n\n"
+        "An endless asynchronous iterator.  Each step calls attempt(), if the gate lets it\n"
+        "enter, and makes a record of the tuple that comes back; when the gate refuses or\n"
+        "attempt() raises, the step becomes the coroutine perform()."),
+    .tp_basicsize = sizeof(Iterator),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_new = Iterator_new,
+    .tp_dealloc = (destructor)Iterator_dealloc,
+    .tp_traverse = (traverseproc)Iterator_traverse,
+    .tp_clear = (inquiry)Iterator_clear,
+    .tp_as_async = &Iterator_async,
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "aioipc._waiting._immediate",
+    .m_doc = PyDoc_STR("The way past the event loop for an operation that need not wait."),
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC
+PyInit__immediate(void)
+{
+    if (PyType_Ready(&Next_type) < 0)
+        return NULL;
+    if (no_arguments == NULL && (no_arguments = PyTuple_New(0)) == NULL)
+        return NULL;
+    PyObject *self = PyModule_Create(&module);
+    if (self == NULL)
+        return NULL;
+    if (PyModule_AddType(self, &Gate_type) < 0 || PyModule_AddType(self, &Iterator_type) < 0)
+        goto failed;
+    int error = pthread_atfork(NULL, NULL, count_fork);
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto failed;
+    }
+    return self;
+
+failed:
+    Py_DECREF(self);
+    return NULL;
+}

@@ -1,0 +1,26 @@
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar, final
+
+_T_co = TypeVar("_T_co", covariant=True, bound=tuple[Any, ...])
+
+@final
+class Gate:
+    held: bool
+    @property
+    def spent(self) -> bool: ...
+    @property
+    def inherited(self) -> bool: ...
+    def enter(self) -> bool: ...
+    def renew(self) -> None: ...
+
+@final
+class Iterator(Generic[_T_co]):
+    def __init__(
+        self,
+        gate: Gate,
+        attempt: Callable[[], tuple[Any, ...]],
+        record: type[_T_co],
+        perform: Callable[[], Coroutine[Any, Any, _T_co]],
+    ) -> None: ...
+    def __aiter__(self) -> Iterator[_T_co]: ...
+    def __anext__(self) -> Coroutine[Any, Any, _T_co]: ...

@@ -1,0 +1,108 @@
+"""mq_open(3) through posix_ipc, and what its errors mean."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+
+import posix_ipc
+
+from aioipc import _limits
+from aioipc.errors import AccessError, Error, ExistsError, LimitError, NotFoundError, from_errno
+from aioipc.posix._names import check_name
+
+_LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
+
+
+def mq_create(
+    name: str,
+    max_messages: int | None,
+    max_message_size: int | None,
+    *,
+    mode: int,
+    exclusive: bool,
+    read: bool,
+    write: bool,
+) -> posix_ipc.MessageQueue:
+    """Create a queue, non-blocking and close-on-exec; for the parameters see `MessageQueue.create`."""
+    messages = _size("max_messages", max_messages, "fs.mqueue.msg_default", "fs.mqueue.msg_max", 10)
+    size = _size("max_message_size", max_message_size, "fs.mqueue.msgsize_default", "fs.mqueue.msgsize_max", 8192)
+    if not 0 <= operator.index(mode) <= 0o777:
+        raise ValueError(f"mode {mode:#o} must be permission bits, 0 to 0o777")
+    flags = posix_ipc.O_CREX if exclusive else posix_ipc.O_CREAT
+    return _open(name, flags, read, write, mode, messages, size)
+
+
+def mq_open(name: str, *, read: bool, write: bool) -> posix_ipc.MessageQueue:
+    """Open a queue that exists, non-blocking and close-on-exec; for the parameters see `MessageQueue.open`."""
+    return _open(name, 0, read, write)
+
+
+def _size(argument: str, value: int | None, default: str, limit: str, fallback: int) -> int:
+    """Check an attribute; where it is not given, do what mq_open(3) does without attributes."""
+    if value is None:
+        return min(_limits.sysctl(default) or fallback, _limits.sysctl(limit) or fallback)
+    if operator.index(value) < 1:
+        raise ValueError(f"{argument} {value} must be at least 1")
+    return value
+
+
+def _open(
+    name: str, flags: int, read: bool, write: bool, mode: int = 0, messages: int = 0, size: int = 0
+) -> posix_ipc.MessageQueue:
+    check_name(name, _LONGEST_NAME)
+    if not (read or write):
+        raise ValueError("read and write can't both be false")
+    flags |= posix_ipc.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return posix_ipc.MessageQueue(name, flags, mode, messages, size, read, write)
+    except posix_ipc.ExistentialError:
+        if flags & posix_ipc.O_CREAT:
+            raise ExistsError(
+                errno.EEXIST, "a queue of this name exists: open() it, or pass exist_ok=True to take it over", name
+            ) from None
+        raise NotFoundError(
+            errno.ENOENT, "no queue has this name here (a container has its own queues); create() makes one", name
+        ) from None
+    except posix_ipc.PermissionsError:
+        wanted = "receive and send" if read and write else "receive" if read else "send"
+        raise AccessError(
+            errno.EACCES, f"owner and mode of the queue do not let user {os.geteuid()} {wanted}", name
+        ) from None
+    except (ValueError, OverflowError):
+        raise _attribute_error(name, messages, size) from None
+    except OSError as error:
+        raise _room_error(error, name, messages, size) from None
+
+
+def _attribute_error(name: str, messages: int, size: int) -> LimitError:
+    """Explain EINVAL: the kernel does not take the attributes."""
+    over = [
+        f"{argument}={value:,} is over {_limits.explain_sysctl(limit)}"
+        for argument, value, limit in (
+            ("max_messages", messages, "fs.mqueue.msg_max"),
+            ("max_message_size", size, "fs.mqueue.msgsize_max"),
+        )
+        if value > (_limits.sysctl(limit) or 0)
+    ]
+    return LimitError(errno.EINVAL, "; ".join(over), name)
+
+
+def _room_error(error: OSError, name: str, messages: int, size: int) -> Error:
+    """Explain EMFILE, ENFILE and ENOSPC, which posix_ipc reports without errno."""
+    number = error.errno or _limits.no_descriptor_left()
+    if number in (errno.EMFILE, errno.ENFILE):
+        return from_errno(number, name, f"no descriptor left: {_limits.explain_open_files()}")
+    if number is not None:
+        return from_errno(number, name)
+    if "space" in str(error):
+        limit = _limits.explain_sysctl("fs.mqueue.queues_max")
+        return from_errno(errno.ENOSPC, name, f"as many queues exist as {limit} allows; or remove some")
+    need = _limits.message_queue_bytes(messages, size)
+    limit = _limits.explain_rlimit_msgqueue()
+    return from_errno(
+        errno.EMFILE,
+        name,
+        f"a queue of {messages:,} messages of {size:,} bytes takes {need:,} bytes of {limit}; or make it smaller",
+    )

@@ -1,0 +1,401 @@
+"""POSIX message queues: mq_open(3), mq_send(3), mq_receive(3), mq_overview(7).
+
+On Linux the descriptor of a queue is a file descriptor that select, poll and epoll
+understand.  So the event loop watches it like a socket, and neither mq_notify(3),
+which can tell one process about one message, nor threads are needed.
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import posix_ipc
+from anyio.abc import ObjectStream
+
+from aioipc._waiting._immediate import Iterator
+from aioipc._waiting.readiness import Descriptor
+from aioipc.errors import (
+    AccessError,
+    ClosedError,
+    EndOfStream,
+    MessageTooLongError,
+    NotFoundError,
+    WouldBlock,
+    from_errno,
+)
+from aioipc.posix._mq_open import mq_create, mq_open
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+
+class Message(NamedTuple):
+    """A message of a POSIX message queue."""
+
+    data: bytes
+    """What was sent, 0 to `max_message_size` bytes."""
+    priority: int
+    """0 (the lowest) to 32767.  Higher priorities arrive first, equal ones in the order they were sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageQueueStatistics:
+    """What `MessageQueue.statistics` found, all at about the same moment."""
+
+    messages: int
+    """Messages in the queue now."""
+    bytes: int | None
+    """Their sizes added up; None if the handle is not open for reading."""
+    max_messages: int
+    """How many messages fit."""
+    max_message_size: int
+    """How many bytes fit into one message."""
+    tasks_waiting_send: int
+    """Tasks of this process that wait, on this handle, for room."""
+    tasks_waiting_receive: int
+    """Tasks of this process that wait, on this handle, for a message."""
+    owner: int
+    """User id of the owner."""
+    group: int
+    """Group id of the owner."""
+    mode: int
+    """Permission bits, such as 0o600."""
+    changed_at: float
+    """When a message was last sent or received, or the queue created: seconds since the epoch, in whole seconds."""
+    notify_pid: int | None
+    """The process registered with mq_notify(3), 0 for none; None if the handle is not open for reading."""
+
+
+class MessageQueue(ObjectStream[Message]):
+    """A handle of a POSIX message queue.  Make one with `create` or `open`.
+
+    It is an anyio object stream: messages can be sent and received by any number of
+    tasks, which are served first come, first served, and `async for` goes over them
+    as they arrive.  The other processes at the queue may be written in any language.
+
+    A handle belongs to the first event loop in which a task waits for it, and to the
+    process that opened it.  It is not thread-safe; let each loop open its own.
+    """
+
+    name: str
+    """With its leading slash."""
+    max_messages: int
+    """How many messages the queue holds before senders wait."""
+    max_message_size: int
+    """How many bytes a message may have."""
+
+    def __init__(self, queue: posix_ipc.MessageQueue, *, read: bool, write: bool, remove: bool) -> None:
+        """Not for use: see `create` and `open`."""
+        self.name = queue.name
+        self.max_messages = queue.max_messages
+        self.max_message_size = queue.max_message_size
+        self._queue = queue
+        self._read = read
+        self._write = write
+        self._remove = remove
+        self._identity = os.fstat(queue.mqd)
+        self._descriptor = Descriptor(queue.mqd, f"message queue {self.name}")
+
+    # Lifetime
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        max_messages: int | None = None,
+        max_message_size: int | None = None,
+        mode: int = 0o600,
+        exist_ok: bool = False,
+        persist: bool = False,
+        read: bool = True,
+        write: bool = True,
+    ) -> Self:
+        """Create a queue and open it: mq_open(3) with O_CREAT.
+
+        Leaving the `with` block removes the queue from the system again, unless
+        `persist` is true.  Programs that have it open go on using it until they close it.
+
+        :param name: a slash and 1 to 255 bytes without another slash
+        :param max_messages: how many messages it holds; by default fs.mqueue.msg_default (10)
+        :param max_message_size: the bytes that a message may have; by default fs.mqueue.msgsize_default (8192)
+        :param mode: permission bits, less those of the process's umask: 0o600 means nobody but this user
+        :param exist_ok: take over the queue that exists, with its messages, attributes and mode as they are
+        :param persist: leave the queue in the system
+        :param read: open it for receiving
+        :param write: open it for sending
+        :raises ExistsError: if the name is taken and `exist_ok` is false
+        :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises LimitError: if an attribute is over a limit of the system, or the user has no room for more queues
+        :raises ValueError: if an argument can't be right
+        """
+        queue = mq_create(
+            name, max_messages, max_message_size, mode=mode, exclusive=not exist_ok, read=read, write=write
+        )
+        return cls(queue, read=read, write=write, remove=not persist)
+
+    @classmethod
+    def open(cls, name: str, *, read: bool = True, write: bool = True) -> Self:
+        """Open a queue that exists, whoever made it: mq_open(3).
+
+        :param name: a slash and 1 to 255 bytes without another slash
+        :param read: open it for receiving
+        :param write: open it for sending
+        :raises NotFoundError: if there is none of that name
+        :raises AccessError: if its mode and owner forbid it
+        :raises LimitError: if the process has no descriptor left
+        :raises ValueError: if an argument can't be right
+        """
+        return cls(mq_open(name, read=read, write=write), read=read, write=write, remove=False)
+
+    def close(self) -> None:
+        """Close the handle: mq_close(3).
+
+        Tasks that wait get `ClosedError`, every `async for` ends.  The queue stays in the
+        system, with its messages: leaving the `with` block removes it, and so does `unlink`.
+        May be called again, and from a callback of the loop.
+        """
+        if not self._descriptor.closed:
+            self._descriptor.close()
+            self._queue.close()
+
+    async def aclose(self) -> None:
+        """Do what `close` does, at once."""
+        self.close()
+
+    def unlink(self) -> None:
+        """Remove the queue from the system: mq_unlink(3).  Works on a closed handle too.
+
+        Its name is free at once; those that have it open, this handle as well, go on.  A
+        queue that somebody else has made under the name in the meantime is left alone.
+
+        :raises NotFoundError: if this queue is not to be found under its name any more
+        :raises AccessError: if it belongs to another user
+        """
+        if not self._is_named():
+            raise NotFoundError(errno.ENOENT, "another queue has this name now", self.name)
+        try:
+            posix_ipc.unlink_message_queue(self.name)
+        except posix_ipc.ExistentialError:
+            raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name) from None
+        except posix_ipc.PermissionsError:
+            raise AccessError(errno.EACCES, "only its owner may remove this queue", self.name) from None
+        except PermissionError:
+            raise AccessError(errno.EPERM, "only its owner may remove this queue", self.name) from None
+
+    def _is_named(self) -> bool:
+        """Whether the name stands for this queue still, as far as can be seen."""
+        try:
+            other = posix_ipc.MessageQueue(self.name, 0, read=self._read, write=self._write)
+        except posix_ipc.ExistentialError:
+            raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name) from None
+        except (posix_ipc.Error, OSError):
+            # It can't be opened: the creator has denied that to itself, or no descriptor is left.
+            return True
+        try:
+            return os.path.samestat(os.fstat(other.mqd), self._identity)
+        finally:
+            other.close()
+
+    def _exit(self) -> None:
+        try:
+            if self._remove and not self._descriptor.inherited:
+                with suppress(NotFoundError):
+                    self.unlink()
+        finally:
+            self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exit()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exit()
+
+    def __del__(self) -> None:
+        descriptor = getattr(self, "_descriptor", None)
+        if descriptor is not None and not descriptor.closed:
+            if not descriptor.inherited:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._descriptor.closed else "open"
+        return f"<aioipc.posix.MessageQueue {self.name!r} {state}>"
+
+    # Sending
+
+    async def send(self, item: Buffer | Message, priority: int | None = None) -> None:
+        """Send a message, waiting while the queue is full: mq_send(3).
+
+        Cancelled, it has sent nothing.
+
+        :param item: a bytes-like object, or a `Message` as another queue delivered it
+        :param priority: 0 to 32767; by default 0, or that of the `Message`
+        :raises MessageTooLongError: if it has more than `max_message_size` bytes
+        :raises AccessError: if the handle was opened with `write=False`
+        :raises ClosedError: if the handle is closed, now or while it waits
+        :raises TypeError: if it is not bytes-like
+        :raises ValueError: if the priority is out of range
+        """
+        data, priority = self._outgoing(item, priority)
+        await self._descriptor.writing.perform(self._send, data, priority)
+
+    def send_nowait(self, item: Buffer | Message, priority: int | None = None) -> None:
+        """Send a message if that is possible at once.  Parameters and exceptions are those of `send`, and
+
+        :raises WouldBlock: if the queue is full, or tasks wait for room already
+        """
+        data, priority = self._outgoing(item, priority)
+        self._descriptor.writing.perform_nowait(self._send, data, priority)
+
+    async def send_eof(self) -> None:
+        """Not possible: a POSIX message queue has no end that a receiver could see.
+
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError(
+            "a POSIX message queue has no end of file: agree with the receivers on a message that means the end"
+        )
+
+    def _outgoing(self, item: Buffer | Message, priority: int | None) -> tuple[bytes, int]:
+        """Check what is to be sent.  posix_ipc must not see anything but bytes: it takes strings too."""
+        if isinstance(item, Message):
+            data = item.data
+            if priority is None:
+                priority = item.priority
+        elif isinstance(item, bytes):
+            data = item
+        else:
+            try:
+                data = memoryview(item).tobytes()
+            except TypeError:
+                raise TypeError(f"a message must be bytes-like, not {type(item).__name__}") from None
+        if len(data) > self.max_message_size:
+            raise MessageTooLongError(
+                f"message of {len(data):,} bytes; {self.name} takes {self.max_message_size:,} at most "
+                "(max_message_size, fixed when the queue was created)"
+            )
+        if priority is None:
+            return data, 0
+        priority = operator.index(priority)
+        if not 0 <= priority <= posix_ipc.QUEUE_PRIORITY_MAX:
+            raise ValueError(f"priority {priority} must be 0 to {posix_ipc.QUEUE_PRIORITY_MAX}")
+        return data, priority
+
+    def _send(self, data: bytes, priority: int) -> None:
+        while True:
+            try:
+                return self._queue.send(data, None, priority)
+            except posix_ipc.BusyError:
+                raise WouldBlock(f"{self.name} is full: {self.max_messages} messages") from None
+            except posix_ipc.SignalError:
+                continue
+            except posix_ipc.PermissionsError:
+                raise AccessError(
+                    errno.EBADF, "the handle is open for receiving only: open it with write=True", self.name
+                ) from None
+            except OSError as error:
+                raise from_errno(error.errno or 0, self.name) from error
+
+    # Receiving
+
+    async def receive(self) -> Message:
+        """Receive the oldest of the messages with the highest priority, waiting for one: mq_receive(3).
+
+        Cancelled, it has taken nothing: the message is still in the queue.
+
+        :raises AccessError: if the handle was opened with `read=False`
+        :raises ClosedError: if the handle is closed, now or while it waits
+        """
+        return await self._descriptor.reading.perform(self._receive)
+
+    def receive_nowait(self) -> Message:
+        """Receive a message if there is one.  Exceptions are those of `receive`, and
+
+        :raises WouldBlock: if the queue is empty, or tasks wait for messages already
+        """
+        return self._descriptor.reading.perform_nowait(self._receive)
+
+    def __aiter__(self) -> Iterator[Message]:  # type: ignore[override]
+        """Go over the messages as they arrive, until the handle is closed."""
+        return Iterator(self._descriptor.reading.gate, self._queue.receive, Message, self.__anext__)
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except (ClosedError, EndOfStream):
+            raise StopAsyncIteration from None
+
+    def _receive(self) -> Message:
+        while True:
+            try:
+                return Message._make(self._queue.receive())
+            except posix_ipc.BusyError:
+                raise WouldBlock(f"{self.name} is empty") from None
+            except posix_ipc.SignalError:
+                continue
+            except posix_ipc.PermissionsError:
+                raise AccessError(
+                    errno.EBADF, "the handle is open for sending only: open it with read=True", self.name
+                ) from None
+            except OSError as error:
+                raise from_errno(error.errno or 0, self.name) from error
+
+    # Looking
+
+    def fileno(self) -> int:
+        """The descriptor, for select, poll or epoll: readable while there are messages, writable while there is room.
+
+        :raises ClosedError: if the handle is closed
+        """
+        self._descriptor.check()
+        return int(self._queue.mqd)
+
+    def statistics(self) -> MessageQueueStatistics:
+        """What is in the queue, who waits, and what the kernel knows: mq_getattr(3), fstat(2), mq_overview(7).
+
+        :raises ClosedError: if the handle is closed
+        """
+        self._descriptor.check()
+        status = os.fstat(self._queue.mqd)
+        size = notify_pid = None
+        if self._read:
+            # "QSIZE:129  NOTIFY:2  SIGNO:0  NOTIFY_PID:8260"
+            text = os.pread(self._queue.mqd, 200, 0).decode("ascii")
+            fields = dict(field.split(":") for field in text.split())
+            size, notify_pid = int(fields["QSIZE"]), int(fields["NOTIFY_PID"])
+        return MessageQueueStatistics(
+            messages=self._queue.current_messages,
+            bytes=size,
+            max_messages=self.max_messages,
+            max_message_size=self.max_message_size,
+            tasks_waiting_send=self._descriptor.writing.waiting,
+            tasks_waiting_receive=self._descriptor.reading.waiting,
+            owner=status.st_uid,
+            group=status.st_gid,
+            mode=status.st_mode & 0o777,
+            changed_at=status.st_mtime,
+            notify_pid=notify_pid,
+        )
