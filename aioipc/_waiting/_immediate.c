@@ -46,6 +46,9 @@ count_fork(void)
     generation++;
 }
 
+/* When a task of this thread last gave way or waited here, and so its loop has run. */
+static _Thread_local int64_t loop_ran;
+
 static int64_t
 monotonic_nanoseconds(void)
 {
@@ -85,7 +88,8 @@ gate_enter(Gate *self)
         return false;
     if (++self->operations < LOOK_EVERY)
         return true;
-    if (monotonic_nanoseconds() - self->turn_began >= TURN_NANOSECONDS)
+    int64_t began = self->turn_began > loop_ran ? self->turn_began : loop_ran;
+    if (monotonic_nanoseconds() - began >= TURN_NANOSECONDS)
         return false;
     self->operations = 0;
     return true;
@@ -101,7 +105,7 @@ static PyObject *
 Gate_renew(Gate *self, PyObject *Py_UNUSED(ignored))
 {
     self->operations = 0;
-    self->turn_began = monotonic_nanoseconds();
+    self->turn_began = loop_ran = monotonic_nanoseconds();
     Py_RETURN_NONE;
 }
 
@@ -122,7 +126,7 @@ static PyMethodDef Gate_methods[] = {
      PyDoc_STR("enter() -> bool\n\nWhether an operation may try at once: nobody waits in line, the handle\n"
                "is open and was not inherited by a fork, and the turn is not spent.")},
     {"renew", (PyCFunction)Gate_renew, METH_NOARGS,
-     PyDoc_STR("renew() -> None\n\nBegin a new turn: the event loop has run.")},
+     PyDoc_STR("renew() -> None\n\nBegin a new turn, here and for the thread's other gates: the loop has run.")},
     {NULL, NULL, 0, NULL},
 };
 

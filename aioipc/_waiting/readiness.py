@@ -20,8 +20,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
-import anyio.lowlevel
-
 from aioipc._waiting._immediate import Gate
 from aioipc.errors import ClosedError, WouldBlock
 
@@ -122,7 +120,7 @@ class Direction:
         if not gate.enter():
             descriptor.check()
             if not gate.held:  # then the turn is spent
-                await anyio.lowlevel.checkpoint()
+                await _give_way()
                 gate.renew()
                 descriptor.check()
         if not gate.held:
@@ -257,9 +255,7 @@ class _TrioLine(_Line):
 
     def __init__(self, fileno: int, gate: Gate, *, writing: bool) -> None:
         super().__init__(fileno, gate, writing=writing)
-        import trio
-
-        self._trio = trio
+        self._trio = sys.modules["trio"]
 
     async def turn(self, place: object) -> None:
         if next(iter(self.places)) is not place:
@@ -289,7 +285,19 @@ class _TrioLine(_Line):
                     event.set()
 
 
-def _running_loop() -> tuple[object, type[_AsyncioLine] | type[_TrioLine]]:
+async def _give_way() -> None:
+    """Let the loop do its other work, and deliver a cancellation."""
+    try:
+        _, kind = _running_loop()
+    except RuntimeError:
+        return  # driven without a loop, by hand: there is nobody to give way to
+    if kind is _TrioLine:
+        await sys.modules["trio"].lowlevel.checkpoint()
+    else:
+        await asyncio.sleep(0)
+
+
+def _running_loop() -> tuple[object, type[_AsyncioLine | _TrioLine]]:
     """What identifies the running event loop, and the kind of line that works on it."""
     # trio first: in guest mode it runs inside another loop, maybe asyncio's.  It is not
     # imported here: a task of trio's can't be running in a process that has not done so.

@@ -12,7 +12,6 @@ import operator
 import os
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
@@ -47,8 +46,7 @@ class Message(NamedTuple):
     """0 (the lowest) to 32767.  Higher priorities arrive first, equal ones in the order they were sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageQueueStatistics:
+class MessageQueueStatistics(NamedTuple):
     """What `MessageQueue.statistics` found, all at about the same moment."""
 
     messages: int
@@ -307,7 +305,8 @@ class MessageQueue(ObjectStream[Message]):
     def _send(self, data: bytes, priority: int) -> None:
         while True:
             try:
-                return self._queue.send(data, None, priority)
+                self._queue.send(data, None, priority)
+                return
             except posix_ipc.BusyError:
                 raise WouldBlock(f"{self.name} is full: {self.max_messages} messages") from None
             except posix_ipc.SignalError:

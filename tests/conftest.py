@@ -1,0 +1,131 @@
+"""Fixtures: unique names that are removed afterwards, peers in C, children with other rights."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import random
+import subprocess
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import posix_ipc
+import pytest
+
+PEERS = Path(__file__).parent / "peers"
+NOBODY = 65534
+
+_names = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--races", type=int, default=20_000, help="how often each race is run (20,000)")
+    parser.addoption("--seed", type=int, default=None, help="repeat the races of a run that printed this seed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.seed is None:
+        config.option.seed = random.randrange(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"aioipc: {config.option.races:,} of each race, --seed {config.option.seed}"
+
+
+@pytest.fixture
+def races(request: pytest.FixtureRequest) -> int:
+    return int(request.config.option.races)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers that --seed repeats."""
+    return random.Random(f"{request.config.option.seed} {request.node.nodeid}")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def new_name() -> Iterator[Callable[[], str]]:
+    """Makes names of POSIX objects; the queues of these names are removed in the end."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"/aioipc-test-{os.getpid()}-{next(_names)}")
+        return made[-1]
+
+    yield make
+    for name in made:
+        try:
+            posix_ipc.unlink_message_queue(name)
+        except posix_ipc.ExistentialError:
+            pass
+
+
+@pytest.fixture
+def name(new_name: Callable[[], str]) -> str:
+    return new_name()
+
+
+@pytest.fixture(scope="session")
+def mq(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The C program at the other end of a message queue: see peers/mq.c."""
+    return compile_c(PEERS / "mq.c", tmp_path_factory.mktemp("peers") / "mq")
+
+
+def compile_c(source: Path, program: Path) -> str:
+    command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*command, str(source), "-o", str(program), "-lrt"], check=True)
+    return str(program)
+
+
+def in_child(function: Callable[[], Any]) -> Any:
+    """Call the function in a forked child, and return its result or raise its exception here."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            try:
+                answer = (function(), None)
+            except BaseException as error:  # noqa: BLE001
+                answer = (None, error)
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(pickle.dumps(answer))
+        except BaseException:  # noqa: BLE001
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    result, error = pickle.loads(answer)
+    if error is not None:
+        raise error
+    return result
+
+
+def as_nobody(function: Callable[[], Any]) -> Any:
+    """Call the function in a child of another user without any rights."""
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to become another user")
+
+    def drop_and_call() -> Any:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        return function()
+
+    return in_child(drop_and_call)
