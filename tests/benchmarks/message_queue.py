@@ -106,9 +106,7 @@ def never_empty(peer: str, rounds: int) -> None:
             queue = stack.enter_context(create())
         depth = queue.max_messages
         repeat = 4000 // depth
-        filler = stack.enter_context(
-            start([peer, "fill", queue.name, str(depth), "8"], stdin=-1, stdout=-1, bufsize=0)
-        )
+        filler = stack.enter_context(start([peer, "fill", queue.name, str(depth), "8"], stdin=-1, stdout=-1, bufsize=0))
         bare_queue = posix_ipc.MessageQueue(queue.name, posix_ipc.O_NONBLOCK)
         stack.callback(bare_queue.close)
 
@@ -255,7 +253,9 @@ def importing(peer: str, rounds: int) -> None:
     """What `import aioipc` adds to the import of asyncio and anyio."""
 
     def seconds(statement: str) -> float:
-        code = f"import time; import asyncio, anyio; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+        code = (
+            f"import time; import asyncio, anyio; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+        )
         return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
 
     seconds("import aioipc")
