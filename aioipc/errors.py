@@ -70,13 +70,13 @@ class ClosedError(Error, anyio.ClosedResourceError):
     """The handle is closed, or was closed while the operation waited."""
 
 
-class WouldBlock(Error, anyio.WouldBlock):
+class WouldBlock(Error, anyio.WouldBlock):  # noqa: N818, after anyio's
     """The operation would have to wait, and was asked not to (EAGAIN)."""
 
     errno = errno.EAGAIN
 
 
-class EndOfStream(Error, anyio.EndOfStream):
+class EndOfStream(Error, anyio.EndOfStream):  # noqa: N818, after anyio's
     """There is no more to receive: the other side has ended the stream."""
 
 

@@ -9,6 +9,7 @@ import random
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,8 @@ def new_name() -> Iterator[Callable[[], str]]:
 
     yield make
     for name in made:
-        try:
+        with suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_message_queue(name)
-        except posix_ipc.ExistentialError:
-            pass
 
 
 @pytest.fixture
@@ -89,6 +88,18 @@ def compile_c(source: Path, program: Path) -> str:
     command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([*command, str(source), "-o", str(program), "-lrt"], check=True)
     return str(program)
+
+
+@contextmanager
+def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that must end well when the block does, and is killed when the block fails."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == 0
 
 
 def in_child(function: Callable[[], Any]) -> Any:

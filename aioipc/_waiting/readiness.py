@@ -18,6 +18,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from aioipc._waiting._immediate import Gate
@@ -100,7 +101,7 @@ class Direction:
         """How many tasks wait in line."""
         return 0 if self.line is None else len(self.line.places)
 
-    def perform_nowait(self, attempt: Callable[[Unpack[_Ts]], _T], *args: Unpack[_Ts]) -> _T:
+    def perform_nowait(self, attempt: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         """Return `attempt(*args)`, unless tasks are in line before the caller.
 
         :raises WouldBlock: if it would have to wait
@@ -110,7 +111,7 @@ class Direction:
             raise WouldBlock(f"other tasks wait for {self._descriptor.what} already")
         return attempt(*args)
 
-    async def perform(self, attempt: Callable[[Unpack[_Ts]], _T], *args: Unpack[_Ts]) -> _T:
+    async def perform(self, attempt: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         """Return `attempt(*args)`, called as often as needed until it does not raise `WouldBlock`.
 
         It suspends only where it must wait, or where this task and others like it have
@@ -266,10 +267,8 @@ class _TrioLine(_Line):
             return
         lowlevel = self._trio.lowlevel
         wait = lowlevel.wait_writable if self._writing else lowlevel.wait_readable
-        try:
+        with suppress(self._trio.ClosedResourceError):
             await wait(self._fileno)
-        except self._trio.ClosedResourceError:
-            pass
 
     def _left(self, served: bool) -> None:
         event = self.first()

@@ -35,6 +35,7 @@ from aioipc.posix import MessageQueue
 PEER_SOURCE = Path(__file__).parent.parent / "peers" / "mq.c"
 PROCESSORS = os.sched_getaffinity(0)
 CLONE_NEWIPC = 0x08000000
+COUNTER = itertools.count()
 
 Measure = Callable[[], float]
 """One round: the seconds that one operation took."""
@@ -68,12 +69,9 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     return process
 
 
-def unique_name(counter: Iterator[int] = itertools.count()) -> str:
-    return f"/aioipc-benchmark-{os.getpid()}-{next(counter)}"
-
-
 def create(max_messages: int = 10, size: int = 64) -> MessageQueue:
-    return MessageQueue.create(unique_name(), max_messages=max_messages, max_message_size=size)
+    name = f"/aioipc-benchmark-{os.getpid()}-{next(COUNTER)}"
+    return MessageQueue.create(name, max_messages=max_messages, max_message_size=size)
 
 
 def report(title: str, bound: float, rounds: int, baseline: Measure, candidates: dict[str, Measure]) -> None:
@@ -88,8 +86,8 @@ def report(title: str, bound: float, rounds: int, baseline: Measure, candidates:
         own = statistics.median(times[name])
         ratios = [a / b for a, b in zip(times[name], times["baseline"], strict=True)]
         print(
-            f"{title + ', ' + name:<58} {own / base:5.2f} (bound {bound}, rounds {min(ratios):.2f} to {max(ratios):.2f}; "
-            f"{own * 1e6:.2f} us against {base * 1e6:.2f} us)",
+            f"{title + ', ' + name:<58} {own / base:5.2f} (bound {bound}, "
+            f"rounds {min(ratios):.2f} to {max(ratios):.2f}; {own * 1e6:.2f} us against {base * 1e6:.2f} us)",
             flush=True,
         )
 
@@ -213,7 +211,7 @@ async def wake(tasks: int, count: int) -> float:
         async with asyncio.TaskGroup() as group:
             for _ in range(tasks):
                 group.create_task(receive())
-            while queue.statistics().tasks_waiting_receive < tasks:
+            while queue.statistics().tasks_waiting_receive < tasks:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             began = time.perf_counter()
             await queue.send(b"first")

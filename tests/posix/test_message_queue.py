@@ -19,6 +19,7 @@ import anyio.abc
 import anyio.lowlevel
 import posix_ipc
 import pytest
+from conftest import running
 
 import aioipc
 from aioipc.posix import Message, MessageQueue
@@ -102,7 +103,7 @@ async def test_a_message_is_forwarded_with_its_priority(name: str, new_name: New
 
 async def test_async_for_goes_over_messages_as_they_arrive(name: str, mq: str) -> None:
     async with small(name) as queue:
-        with subprocess.Popen([mq, "send", name, "3", *"abcdefgh"]):
+        with running(mq, "send", name, "3", *"abcdefgh"):
             received = []
             async for message in queue:
                 received.append(message)
@@ -114,10 +115,9 @@ async def test_async_for_goes_over_messages_as_they_arrive(name: str, mq: str) -
 
 async def test_a_c_program_receives_what_is_sent(name: str, mq: str) -> None:
     async with small(name) as queue:
-        with subprocess.Popen([mq, "receive", name, "20"], stdout=subprocess.PIPE, text=True) as peer:
+        with running(mq, "receive", name, "20", stdout=subprocess.PIPE, text=True) as peer:
             for i in range(20):  # more than fit: some wait until the peer has made room
                 await queue.send(f"message {i}".encode(), priority=2)
-            assert peer.stdout is not None
             assert peer.stdout.read().splitlines() == [f"2 message {i}" for i in range(20)]
 
 
@@ -305,17 +305,15 @@ async def test_close_wakes_every_waiter_and_ends_every_iteration(name: str) -> N
     outcomes: list[str] = []
 
     async def receive() -> None:
-        try:
+        with pytest.raises(aioipc.ClosedError) as caught:
             await queue.receive()
-        except aioipc.ClosedError as error:
-            assert isinstance(error, anyio.ClosedResourceError)
-            outcomes.append("receive")
+        assert isinstance(caught.value, anyio.ClosedResourceError)
+        outcomes.append("receive")
 
     async def send() -> None:
-        try:
+        with pytest.raises(aioipc.ClosedError):
             await full.send(b"")
-        except aioipc.ClosedError:
-            outcomes.append("send")
+        outcomes.append("send")
 
     async def iterate() -> None:
         async for _ in queue:

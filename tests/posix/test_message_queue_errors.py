@@ -248,19 +248,21 @@ def test_queues_max(new_name: NewName) -> None:
                 stack.enter_context(MessageQueue.create(new_name(), max_messages=1, max_message_size=1))
 
     try:
-        with pytest.raises(aioipc.LimitError) as caught:
-            in_child(fill)
+        in_child(fill)
     except NotImplementedError:
         pytest.skip("it takes root to have an IPC namespace of one's own")
-    assert caught.value.errno == errno.ENOSPC
-    assert "fs.mqueue.queues_max (2 now; raise it with `sysctl -w" in caught.value.strerror
+    except aioipc.LimitError as error:
+        assert error.errno == errno.ENOSPC  # noqa: PT017
+        assert "fs.mqueue.queues_max (2 now; raise it with `sysctl -w" in error.strerror  # noqa: PT017
+    else:
+        pytest.fail("three queues where two are allowed")
 
 
 def test_a_mode_that_forbids_even_the_owner(name: str) -> None:
     def create_and_leave() -> bool:
-        with MessageQueue.create(name, max_messages=1, max_message_size=1, mode=0):
-            with pytest.raises(aioipc.AccessError):
-                MessageQueue.open(name)
+        create = MessageQueue.create(name, max_messages=1, max_message_size=1, mode=0)
+        with create, pytest.raises(aioipc.AccessError):
+            MessageQueue.open(name)
         with pytest.raises(aioipc.NotFoundError):
             MessageQueue.open(name)
         return True

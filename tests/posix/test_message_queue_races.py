@@ -6,8 +6,8 @@ How often is set by --races; a run prints its seed, and --seed repeats it.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from tempfile import TemporaryFile
@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 import posix_ipc
 import pytest
+from conftest import running
 
 from aioipc.posix import Message, MessageQueue
 
@@ -127,13 +128,8 @@ async def drained_elsewhere(mq: str, name: str) -> AsyncIterator[list[int]]:
     """A C program that receives from the same queue; what it got is in the list in the end."""
     got: list[int] = []
     with TemporaryFile("w+") as output:
-        with subprocess.Popen([mq, "drain", name, LAST], stdout=output) as peer:
-            try:
-                yield got
-            except BaseException:
-                peer.kill()
-                raise
-        assert peer.returncode == 0
+        with running(mq, "drain", name, LAST, stdout=output):
+            yield got
         output.seek(0)
         got.extend(int(line.split()[1]) for line in output)
 
@@ -165,11 +161,10 @@ async def test_a_stream_that_is_shared_with_another_process(
 
     async with small(name, 10) as queue:
         async with drained_elsewhere(mq, name) as elsewhere:
-            with subprocess.Popen([mq, "count", name, str(races), "20"]) as sender:
+            with running(mq, "count", name, str(races), "20") as sender:
                 async with anyio.create_task_group() as group:
                     for _ in range(tasks):
                         group.start_soon(receive_for_a_while)
-            assert sender.returncode == 0
             await queue.send(LAST.encode())
         assert sorted(received + elsewhere) == list(range(races))
         assert elsewhere == sorted(elsewhere)
@@ -223,7 +218,7 @@ async def test_order_within_each_priority(name: str, races: int, rng: random.Ran
     async with small(name, 5) as queue, anyio.create_task_group() as group:
         group.start_soon(send)
         group.start_soon(receive)
-    assert sorted(sum(received.values(), [])) == list(range(count))
+    assert sorted(itertools.chain.from_iterable(received.values())) == list(range(count))
     for numbers in received.values():
         assert numbers == sorted(numbers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -327,7 +328,7 @@ def test_a_loop_and_a_handle_in_each_of_several_threads(name: str, new_name: New
         queues = [stack.enter_context(small(each)) for each in names]
         workers = [
             threading.Thread(target=LOOPS[loop], args=[forward(source, target)])
-            for source, target in zip(names, names[1:], strict=False)
+            for source, target in itertools.pairwise(names)
         ]
         for worker in workers:
             worker.start()
