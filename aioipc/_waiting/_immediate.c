@@ -2,10 +2,11 @@
  *
  * A kernel call that succeeds at once takes about a microsecond; a coroutine
  * around it, written in Python, takes half of that again.  This module holds the
- * two things that every such operation needs and that are too small to be paid
- * for in Python:
+ * things that every such operation needs and that are too small to be paid for
+ * in Python:
  *
  *   Gate        says whether an operation may try at once,
+ *   record      makes a named tuple of the tuple that a kernel call came back with,
  *   Iterator    is the object behind "async for"; its __anext__ is an awaitable
  *               that finishes without suspending when the try succeeds.
  *
@@ -156,41 +157,88 @@ static PyTypeObject Gate_type = {
     .tp_getset = Gate_getset,
 };
 
+/* Records ------------------------------------------------------------------ */
+
+/* A record is a tuple by another name: it has the same layout. */
+static bool
+is_record(PyObject *type)
+{
+    PyTypeObject *t = (PyTypeObject *)type;
+    if (PyType_Check(type) && PyType_IsSubtype(t, &PyTuple_Type)
+        && PyType_HasFeature(t, Py_TPFLAGS_HEAPTYPE)
+        && t->tp_basicsize == PyTuple_Type.tp_basicsize && t->tp_itemsize == PyTuple_Type.tp_itemsize
+        && t->tp_dictoffset == 0 && t->tp_weaklistoffset == 0)
+        return true;
+    PyErr_SetString(PyExc_TypeError, "record must be a subclass of tuple without further fields");
+    return false;
+}
+
+/* Put a copy in the place of the first field, if that is bytes shorter than this. */
+static int
+compact(PyObject *fields, Py_ssize_t shorter_than)
+{
+    PyObject *data = PyTuple_GET_SIZE(fields) > 0 ? PyTuple_GET_ITEM(fields, 0) : NULL;
+    if (data == NULL || !PyBytes_CheckExact(data) || PyBytes_GET_SIZE(data) >= shorter_than)
+        return 0;
+    PyObject *copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
+    if (copy == NULL)
+        return -1;
+    PyTuple_SET_ITEM(fields, 0, copy);
+    Py_DECREF(data);
+    return 0;
+}
+
+/* Do what tuple.__new__(record, fields) does.  Steals fields.
+ *
+ * As a rule nobody else knows the tuple yet, so it can become the record itself. */
+static PyObject *
+make_record(PyTypeObject *record, PyObject *fields, Py_ssize_t compact_below)
+{
+    if (!PyTuple_CheckExact(fields)) {
+        PyErr_SetString(PyExc_TypeError, "a record is made of a tuple");
+        Py_DECREF(fields);
+        return NULL;
+    }
+    PyObject *made = fields;
+    if (Py_REFCNT(fields) == 1) {
+        Py_INCREF(record);
+        Py_SET_TYPE(made, record);
+    } else {
+        Py_ssize_t size = PyTuple_GET_SIZE(fields);
+        made = record->tp_alloc(record, size);
+        if (made != NULL)
+            for (Py_ssize_t i = 0; i < size; i++)
+                PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
+        Py_DECREF(fields);
+    }
+    if (made != NULL && compact(made, compact_below) < 0)
+        Py_CLEAR(made);
+    return made;
+}
+
 /* Iterator ----------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
     Gate *gate;
     PyObject *attempt;      /* () -> tuple, or raises */
-    PyTypeObject *record;   /* the tuple subclass that its result becomes */
+    PyTypeObject *record;   /* what its result becomes */
+    Py_ssize_t compact_below;
     PyObject *perform;      /* () -> coroutine: the same operation, with waiting */
     PyObject *spare;        /* a Next that has ended, or NULL: "async for" needs one at a time */
     PyObject *stop;         /* the StopIteration that brought the last result, or NULL */
 } Iterator;
 
-static bool
-is_plain_record(PyTypeObject *type)
-{
-    return PyType_IsSubtype(type, &PyTuple_Type)
-        && PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)
-        && type->tp_basicsize == PyTuple_Type.tp_basicsize
-        && type->tp_itemsize == PyTuple_Type.tp_itemsize
-        && type->tp_dictoffset == 0 && type->tp_weaklistoffset == 0;
-}
-
 static PyObject *
 Iterator_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"gate", "attempt", "record", "perform", NULL};
+    static char *keywords[] = {"gate", "attempt", "record", "perform", "compact_below", NULL};
     PyObject *gate, *attempt, *record, *perform;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OO!O:Iterator", keywords,
-                                     &Gate_type, &gate, &attempt,
-                                     &PyType_Type, &record, &perform))
+    Py_ssize_t compact_below = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOO|n:Iterator", keywords, &Gate_type, &gate,
+                                     &attempt, &record, &perform, &compact_below)
+        || !is_record(record))
         return NULL;
-    if (!is_plain_record((PyTypeObject *)record)) {
-        PyErr_SetString(PyExc_TypeError, "record must be a subclass of tuple without further fields");
-        return NULL;
-    }
     Iterator *self = (Iterator *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
@@ -198,6 +246,7 @@ Iterator_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->attempt = Py_NewRef(attempt);
     self->record = (PyTypeObject *)Py_NewRef(record);
     self->perform = Py_NewRef(perform);
+    self->compact_below = compact_below;
     return (PyObject *)self;
 }
 
@@ -231,32 +280,6 @@ Iterator_dealloc(Iterator *self)
     PyObject_GC_UnTrack(self);
     Iterator_clear(self);
     Py_TYPE(self)->tp_free((PyObject *)self);
-}
-
-/* What tuple.__new__(record, fields) does.  Steals fields.
- *
- * attempt() has just made the tuple and nobody else knows it, so it can become the
- * record itself: Iterator_new has checked that the two have the same layout. */
-static PyObject *
-make_record(PyTypeObject *record, PyObject *fields)
-{
-    if (!PyTuple_CheckExact(fields)) {
-        PyErr_SetString(PyExc_TypeError, "attempt() must return a tuple");
-        Py_DECREF(fields);
-        return NULL;
-    }
-    if (Py_REFCNT(fields) == 1) {
-        Py_INCREF(record);
-        Py_SET_TYPE(fields, record);
-        return fields;
-    }
-    Py_ssize_t size = PyTuple_GET_SIZE(fields);
-    PyObject *made = record->tp_alloc(record, size);
-    if (made != NULL)
-        for (Py_ssize_t i = 0; i < size; i++)
-            PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
-    Py_DECREF(fields);
-    return made;
 }
 
 /* Next: what __anext__ returns ----------------------------------------------- */
@@ -357,7 +380,7 @@ Next_am_send(Next *self, PyObject *value, PyObject **result)
     if (gate_enter(iterator->gate)) {
         PyObject *fields = PyObject_CallNoArgs(iterator->attempt);
         if (fields != NULL) {
-            *result = make_record(iterator->record, fields);
+            *result = make_record(iterator->record, fields, iterator->compact_below);
             if (*result != NULL)
                 outcome = PYGEN_RETURN;
             Py_XSETREF(iterator->spare, Py_NewRef((PyObject *)self));
@@ -524,10 +547,10 @@ static PyTypeObject Iterator_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "aioipc._waiting._immediate.Iterator",
     .tp_doc = PyDoc_STR(
-        "Iterator(gate, attempt, record, perform)\n\n"
+        "Iterator(gate, attempt, record, perform, compact_below=0)\n\n"
         "An endless asynchronous iterator.  Each step calls attempt(), if the gate lets it\n"
-        "enter, and makes a record of the tuple that comes back; when the gate refuses or\n"
-        "attempt() raises, the step becomes the coroutine perform()."),
+        "enter, and makes a record of the tuple that comes back, as `record` does; when the\n"
+        "gate refuses or attempt() raises, the step becomes the coroutine perform()."),
     .tp_basicsize = sizeof(Iterator),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
     .tp_new = Iterator_new,
@@ -537,11 +560,33 @@ static PyTypeObject Iterator_type = {
     .tp_as_async = &Iterator_async,
 };
 
+static PyObject *
+module_record(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3) {
+        PyErr_Format(PyExc_TypeError, "record() takes 3 arguments, not %zd", count);
+        return NULL;
+    }
+    Py_ssize_t compact_below = PyNumber_AsSsize_t(args[2], PyExc_OverflowError);
+    if ((compact_below == -1 && PyErr_Occurred()) || !is_record(args[0]))
+        return NULL;
+    return make_record((PyTypeObject *)args[0], Py_NewRef(args[1]), compact_below);
+}
+
+static PyMethodDef module_methods[] = {
+    {"record", (PyCFunction)(void (*)(void))module_record, METH_FASTCALL,
+     PyDoc_STR("record(kind, fields, compact_below) -> kind\n\n"
+               "A record with the fields of a tuple.  If the first is bytes shorter than compact_below,\n"
+               "it is copied: posix_ipc returns a short message in a buffer for the longest.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "aioipc._waiting._immediate",
     .m_doc = PyDoc_STR("The way past the event loop for an operation that need not wait."),
     .m_size = -1,
+    .m_methods = module_methods,
 };
 
 PyMODINIT_FUNC

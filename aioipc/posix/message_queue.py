@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import posix_ipc
 from anyio.abc import ObjectStream
 
-from aioipc._waiting._immediate import Iterator
+from aioipc._waiting._immediate import Iterator, record
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import (
     AccessError,
@@ -100,6 +100,8 @@ class MessageQueue(ObjectStream[Message]):
         self._read = read
         self._write = write
         self._remove = remove
+        # posix_ipc returns each message in a buffer for the longest: not worth keeping for a short one.
+        self._compact_below = queue.max_message_size // 2 if queue.max_message_size > 1024 else 0
         self._identity = os.fstat(queue.mqd)
         self._descriptor = Descriptor(queue.mqd, f"message queue {self.name}")
 
@@ -339,7 +341,8 @@ class MessageQueue(ObjectStream[Message]):
 
     def __aiter__(self) -> Iterator[Message]:  # type: ignore[override]
         """Go over the messages as they arrive, until the handle is closed."""
-        return Iterator(self._descriptor.reading.gate, self._queue.receive, Message, self.__anext__)
+        gate = self._descriptor.reading.gate
+        return Iterator(gate, self._queue.receive, Message, self.__anext__, self._compact_below)
 
     async def __anext__(self) -> Message:
         try:
@@ -350,7 +353,7 @@ class MessageQueue(ObjectStream[Message]):
     def _receive(self) -> Message:
         while True:
             try:
-                return Message._make(self._queue.receive())
+                return record(Message, self._queue.receive(), self._compact_below)
             except posix_ipc.BusyError:
                 raise WouldBlock(f"{self.name} is empty") from None
             except posix_ipc.SignalError:

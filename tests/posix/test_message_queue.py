@@ -635,3 +635,23 @@ async def test_one_direction_only(name: str) -> None:
                 await wrong()
             assert caught.value.errno == errno.EBADF
         assert queue.statistics().messages == 0
+
+
+async def test_a_message_takes_the_memory_of_its_data(name: str) -> None:
+    """Not that of the longest message, for which posix_ipc makes room."""
+    async with small(name, max_message_size=8192) as queue:
+        kept = []
+        for _ in range(3):  # the first rounds fill the allocator's pools
+            before = resident_bytes()
+            for _ in range(2000):
+                queue.send_nowait(b"twenty bytes of data")
+                kept.append(await queue.receive())
+                queue.send_nowait(b"twenty bytes of data")
+                kept.append(await anext(aiter(queue)))
+            grown = resident_bytes() - before
+        assert grown < 4000 * 1024
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from aioipc._waiting._immediate import Gate, Iterator
+from aioipc._waiting._immediate import Gate, Iterator, record
 
 
 class Record(NamedTuple):
@@ -192,7 +192,7 @@ def test_an_interrupt_is_not_an_error_of_the_attempt() -> None:
 
 
 def test_an_attempt_that_returns_no_tuple() -> None:
-    with pytest.raises(TypeError, match="must return a tuple"):
+    with pytest.raises(TypeError, match="made of a tuple"):
         anext(Iterator(Gate(), lambda: [1, 2], Record, unwanted)).send(None)
 
 
@@ -208,9 +208,9 @@ def test_arguments() -> None:
     class Other(tuple):
         pass
 
-    for record in (int, tuple, Other):
+    for kind in (int, tuple, Other):
         with pytest.raises(TypeError, match="subclass of tuple without further fields"):
-            Iterator(Gate(), unwanted, record, unwanted)
+            Iterator(Gate(), unwanted, kind, unwanted)
     for arguments in ((), (Gate(),), (5, unwanted, Record, unwanted), (Gate(), unwanted, 5, unwanted)):
         with pytest.raises(TypeError):
             Iterator(*arguments)
@@ -269,8 +269,8 @@ def test_a_message_is_not_kept_longer_than_the_next_step() -> None:
 
 def test_nothing_leaks() -> None:
     async def take(count: int) -> None:
-        async for record in iterator:
-            if record.number == count:
+        async for made in iterator:
+            if made.number == count:
                 return
 
     async def slow(count: int) -> None:
@@ -321,3 +321,33 @@ def test_cycles_are_collected() -> None:
     references = [cycle(state) for state in ("fresh", "waiting", "done")]
     gc.collect()
     assert [reference() for reference in references] == [None] * 3
+
+
+# Records ------------------------------------------------------------------------------
+
+
+def test_record() -> None:
+    fields = (b"data", 1)
+    made = record(Record, fields, 0)
+    assert (made, type(made), type(fields)) == (fields, Record, tuple)
+    assert made.data is fields[0]
+    assert type(record(Record, tuple(iter([b"data", 2])), 0)) is Record
+    assert record(Record, (), 10) == ()
+
+
+def test_a_short_message_does_not_keep_a_long_buffer() -> None:
+    data = bytes(bytearray(b"short"))
+    assert record(Record, (data, 1), 6) == (b"short", 1)
+    assert record(Record, (data, 1), 6).data is not data
+    assert record(Record, (data, 1), 5).data is data
+    other = bytearray(b"short")
+    assert record(Record, (other, 1), 6).data is other
+    result = step(anext(Iterator(Gate(), lambda: (data, 1), Record, unwanted, compact_below=6)))
+    assert result == (b"short", 1)
+    assert result.data is not data
+
+
+def test_arguments_of_record() -> None:
+    for arguments in ((), (Record, (1, 2)), (tuple, (1, 2), 0), (5, (1, 2), 0), (Record, [1, 2], 0), (Record, (), "")):
+        with pytest.raises(TypeError):
+            record(*arguments)
