@@ -16,7 +16,7 @@ _PRIORITIES = 32768
 def sysctl(name: str) -> int | None:
     """The value of a kernel parameter such as "fs.mqueue.msg_max"; None where it can't be read."""
     try:
-        with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as file:
+        with open("/proc/sys/" + name.replace(".", "/"), "rb") as file:
             return int(file.read())
     except (OSError, ValueError):
         return None

@@ -28,11 +28,13 @@
 #include <structmember.h>
 #include <time.h>
 
-/* How long tasks may go on without giving way to the event loop, and how many
- * operations go by between two looks at the clock (a look costs as much as
- * everything else here together). */
-#define TURN_NANOSECONDS INT64_C(1000000)
+/* How long the tasks of a loop may go on together without letting it run, and how many
+ * operations, of one gate and of all, go by between two looks at the clock (a look costs
+ * as much as everything else here together).  The lower number keeps the look away from
+ * a handle's first operations, the higher one bounds who uses many handles in turn. */
+#define PASS_NANOSECONDS INT64_C(1000000)
 #define LOOK_EVERY 8
+#define LOOK_EVERY_OF_ALL 256
 
 static PyObject *no_arguments; /* () */
 
@@ -47,8 +49,14 @@ count_fork(void)
     generation++;
 }
 
-/* When a task of this thread last gave way or waited here, and so its loop has run. */
-static _Thread_local int64_t loop_ran;
+/* The tasks of a thread's loop take turns, and share what a pass of the loop may take. */
+static _Thread_local struct {
+    int64_t began;          /* when a task last came back from the loop */
+    int64_t length;         /* of its turn */
+    unsigned operations;    /* of all gates, since the last look at the clock */
+    unsigned pass;          /* a number for what the tasks do between two runs of the loop */
+    unsigned gave_way;      /* how many tasks have given way in this pass */
+} turn = {.length = PASS_NANOSECONDS};
 
 static int64_t
 monotonic_nanoseconds(void)
@@ -65,7 +73,6 @@ typedef struct {
     bool held;              /* someone waits in line, or the handle is closed */
     unsigned operations;    /* since the last look at the clock */
     unsigned generation;
-    int64_t turn_began;
 } Gate;
 
 static PyObject *
@@ -75,10 +82,8 @@ Gate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Gate", keywords))
         return NULL;
     Gate *self = (Gate *)type->tp_alloc(type, 0);
-    if (self != NULL) {
+    if (self != NULL)
         self->generation = generation;
-        self->turn_began = monotonic_nanoseconds();
-    }
     return (PyObject *)self;
 }
 
@@ -87,13 +92,24 @@ gate_enter(Gate *self)
 {
     if (self->held || self->generation != generation)
         return false;
-    if (++self->operations < LOOK_EVERY)
+    self->operations++;
+    turn.operations++;
+    if (self->operations < LOOK_EVERY && turn.operations < LOOK_EVERY_OF_ALL)
         return true;
-    int64_t began = self->turn_began > loop_ran ? self->turn_began : loop_ran;
-    if (monotonic_nanoseconds() - began >= TURN_NANOSECONDS)
+    turn.operations = 0;
+    if (monotonic_nanoseconds() - turn.began >= turn.length) {
+        self->operations = LOOK_EVERY;  /* look again before the next one, too */
         return false;
+    }
     self->operations = 0;
     return true;
+}
+
+static void
+begin_turn(Gate *self)
+{
+    self->operations = turn.operations = 0;
+    turn.began = monotonic_nanoseconds();
 }
 
 static PyObject *
@@ -103,17 +119,33 @@ Gate_enter(Gate *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-Gate_renew(Gate *self, PyObject *Py_UNUSED(ignored))
+Gate_give_way(Gate *Py_UNUSED(self), PyObject *Py_UNUSED(ignored))
 {
-    self->operations = 0;
-    self->turn_began = loop_ran = monotonic_nanoseconds();
+    turn.gave_way++;
+    return PyLong_FromUnsignedLong(turn.pass);
+}
+
+static PyObject *
+Gate_come_back(Gate *self, PyObject *pass)
+{
+    unsigned long gave_way_in = PyLong_AsUnsignedLong(pass);
+    if (gave_way_in == (unsigned long)-1 && PyErr_Occurred())
+        return NULL;
+    if (gave_way_in == turn.pass) {
+        /* The first that comes back begins a pass: as many will want a turn as in the last. */
+        turn.length = PASS_NANOSECONDS / (turn.gave_way > 0 ? turn.gave_way : 1);
+        turn.gave_way = 0;
+        turn.pass++;
+    }
+    begin_turn(self);
     Py_RETURN_NONE;
 }
 
 static PyObject *
-Gate_spent(Gate *self, void *Py_UNUSED(closure))
+Gate_renew(Gate *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->operations >= LOOK_EVERY);
+    begin_turn(self);
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -126,8 +158,12 @@ static PyMethodDef Gate_methods[] = {
     {"enter", (PyCFunction)Gate_enter, METH_NOARGS,
      PyDoc_STR("enter() -> bool\n\nWhether an operation may try at once: nobody waits in line, the handle\n"
                "is open and was not inherited by a fork, and the turn is not spent.")},
+    {"give_way", (PyCFunction)Gate_give_way, METH_NOARGS,
+     PyDoc_STR("give_way() -> int\n\nThe turn is spent: what to tell come_back after the loop has run.")},
+    {"come_back", (PyCFunction)Gate_come_back, METH_O,
+     PyDoc_STR("come_back(pass) -> None\n\nBegin a new turn; pass is what give_way returned.")},
     {"renew", (PyCFunction)Gate_renew, METH_NOARGS,
-     PyDoc_STR("renew() -> None\n\nBegin a new turn, here and for the thread's other gates: the loop has run.")},
+     PyDoc_STR("renew() -> None\n\nBegin a new turn: the task has waited, so the loop has run.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -138,8 +174,6 @@ static PyMemberDef Gate_members[] = {
 };
 
 static PyGetSetDef Gate_getset[] = {
-    {"spent", (getter)Gate_spent, NULL,
-     PyDoc_STR("True when the turn has lasted too long: the next operation gives way first."), NULL},
     {"inherited", (getter)Gate_inherited, NULL,
      PyDoc_STR("True in a process that got the handle by fork."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -390,9 +424,15 @@ Next_am_send(Next *self, PyObject *value, PyObject **result)
             goto ended;
         PyErr_Clear();
     }
-    self->coroutine = PyObject_CallNoArgs(iterator->perform);
-    if (self->coroutine == NULL)
+    PyObject *coroutine = PyObject_CallNoArgs(iterator->perform);
+    if (coroutine == NULL)
         goto ended;
+    if (self->iterator == NULL) {   /* closed meanwhile, from inside */
+        Py_DECREF(coroutine);
+        reused(result);
+        goto ended;
+    }
+    self->coroutine = coroutine;
     self->state = WAITING;
     Py_DECREF(iterator);
     return Next_step(self, value, result);

@@ -121,8 +121,9 @@ class Direction:
         if not gate.enter():
             descriptor.check()
             if not gate.held:  # then the turn is spent
-                await _give_way()
-                gate.renew()
+                gave_way_in = gate.give_way()
+                await _let_the_loop_run()
+                gate.come_back(gave_way_in)
                 descriptor.check()
         if not gate.held:
             try:
@@ -239,13 +240,16 @@ class _AsyncioLine(_Line):
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            if not self._loop.is_closed():
+            # After a fork the selector is the parent's too: to unregister would end its wait.
+            if not self._loop.is_closed() and not self._gate.inherited:
                 remove = self._loop.remove_writer if self._writing else self._loop.remove_reader
                 remove(self._fileno)
 
     def close(self) -> None:
         self.closed = True
         self._unwatch()
+        if self._loop.is_closed():  # and so nobody can be woken any more
+            return
         for future in self.places.values():
             if future is not None and not future.done():
                 future.set_result(None)
@@ -284,7 +288,7 @@ class _TrioLine(_Line):
                     event.set()
 
 
-async def _give_way() -> None:
+async def _let_the_loop_run() -> None:
     """Let the loop do its other work, and deliver a cancellation."""
     try:
         _, kind = _running_loop()
@@ -300,7 +304,9 @@ def _running_loop() -> tuple[object, type[_AsyncioLine | _TrioLine]]:
     """What identifies the running event loop, and the kind of line that works on it."""
     # trio first: in guest mode it runs inside another loop, maybe asyncio's.  It is not
     # imported here: a task of trio's can't be running in a process that has not done so.
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return trio.lowlevel.current_trio_token(), _TrioLine
+    # The default stands for another thread that is about to import it.
+    lowlevel = sys.modules.get("trio.lowlevel")
+    in_trio_task = getattr(lowlevel, "in_trio_task", None)
+    if lowlevel is not None and in_trio_task is not None and in_trio_task():
+        return lowlevel.current_trio_token(), _TrioLine
     return asyncio.get_running_loop(), _AsyncioLine

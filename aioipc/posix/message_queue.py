@@ -165,8 +165,10 @@ class MessageQueue(ObjectStream[Message]):
         May be called again, and from a callback of the loop.
         """
         if not self._descriptor.closed:
-            self._descriptor.close()
-            self._queue.close()
+            try:
+                self._descriptor.close()
+            finally:
+                self._queue.close()
 
     async def aclose(self) -> None:
         """Do what `close` does, at once."""
@@ -182,7 +184,7 @@ class MessageQueue(ObjectStream[Message]):
         :raises AccessError: if it belongs to another user
         """
         if not self._is_named():
-            raise NotFoundError(errno.ENOENT, "another queue has this name now", self.name)
+            raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name)
         try:
             posix_ipc.unlink_message_queue(self.name)
         except posix_ipc.ExistentialError:
@@ -193,7 +195,9 @@ class MessageQueue(ObjectStream[Message]):
             raise AccessError(errno.EPERM, "only its owner may remove this queue", self.name) from None
 
     def _is_named(self) -> bool:
-        """Whether the name stands for this queue still, as far as can be seen."""
+        """Whether the name stands for this queue still; of a closed one, as far as can be seen."""
+        if not self._descriptor.closed:
+            return os.fstat(self._queue.mqd).st_nlink > 0
         try:
             other = posix_ipc.MessageQueue(self.name, 0, read=self._read, write=self._write)
         except posix_ipc.ExistentialError:
@@ -282,16 +286,12 @@ class MessageQueue(ObjectStream[Message]):
     def _outgoing(self, item: Buffer | Message, priority: int | None) -> tuple[bytes, int]:
         """Check what is to be sent.  posix_ipc must not see anything but bytes: it takes strings too."""
         if isinstance(item, Message):
-            data = item.data
-            if priority is None:
-                priority = item.priority
-        elif isinstance(item, bytes):
-            data = item
-        else:
-            try:
-                data = memoryview(item).tobytes()
-            except TypeError:
-                raise TypeError(f"a message must be bytes-like, not {type(item).__name__}") from None
+            priority = item.priority if priority is None else priority
+            item = item.data
+        try:
+            data = item if isinstance(item, bytes) else memoryview(item).tobytes()
+        except TypeError:
+            raise TypeError(f"a message must be bytes-like, not {type(item).__name__}") from None
         if len(data) > self.max_message_size:
             raise MessageTooLongError(
                 f"message of {len(data):,} bytes; {self.name} takes {self.max_message_size:,} at most "
@@ -313,6 +313,8 @@ class MessageQueue(ObjectStream[Message]):
                 raise WouldBlock(f"{self.name} is full: {self.max_messages} messages") from None
             except posix_ipc.SignalError:
                 continue
+            except posix_ipc.ExistentialError:  # EBADF: closed by a signal handler a moment ago
+                raise ClosedError(f"message queue {self.name} is closed") from None
             except posix_ipc.PermissionsError:
                 raise AccessError(
                     errno.EBADF, "the handle is open for receiving only: open it with write=True", self.name
@@ -358,6 +360,8 @@ class MessageQueue(ObjectStream[Message]):
                 raise WouldBlock(f"{self.name} is empty") from None
             except posix_ipc.SignalError:
                 continue
+            except posix_ipc.ExistentialError:  # EBADF: closed by a signal handler a moment ago
+                raise ClosedError(f"message queue {self.name} is closed") from None
             except posix_ipc.PermissionsError:
                 raise AccessError(
                     errno.EBADF, "the handle is open for sending only: open it with read=True", self.name

@@ -6,12 +6,13 @@ import array
 import errno
 import gc
 import os
+import resource
 import stat
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AsyncExitStack, closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from functools import partial
 
 import anyio
@@ -379,6 +380,15 @@ async def test_a_closed_handle_leaves_its_descriptor_number_alone(name: str, new
             assert await heir.receive() == (b"untouched", 0)
 
 
+def test_closed_by_a_signal_handler_between_the_check_and_the_call(name: str) -> None:
+    with small(name) as queue:
+        queue._queue.close()
+        for use in (queue.receive_nowait, partial(queue.send_nowait, b"")):
+            with pytest.raises(aioipc.ClosedError, match=name):
+                use()
+        queue._descriptor.close()
+
+
 async def test_the_heir_of_a_number_can_be_waited_for(name: str, new_name: NewName) -> None:
     async def receive(queue: MessageQueue) -> None:
         with suppress(aioipc.ClosedError):
@@ -438,6 +448,17 @@ async def test_cancellation_reaches_a_task_that_never_waits(name: str, style: st
                     await queue.send(b"again")
         assert scope.cancelled_caught
         assert queue.statistics().messages == (0 if style == "send" else 1)
+
+
+async def test_cancellation_reaches_a_task_with_a_new_handle_each_time(name: str) -> None:
+    async with small(name):
+        with anyio.move_on_after(0.02) as scope:
+            while True:
+                async with MessageQueue.open(name) as queue:
+                    await queue.send(b"again")
+                async with MessageQueue.open(name) as queue:
+                    await queue.receive()
+        assert scope.cancelled_caught
 
 
 async def test_two_consumers_share_a_queue_that_never_runs_empty(name: str) -> None:
@@ -509,11 +530,42 @@ def test_unlink_twice(name: str) -> None:
         assert queue.receive_nowait() == (b"goes on", 0)
 
 
+def test_a_queue_made_anew_is_left_alone_by_a_closed_handle(name: str) -> None:
+    old = small(name)
+    old.unlink()
+    old.close()
+    with small(name):
+        with pytest.raises(aioipc.NotFoundError, match="has been removed already"):
+            old.unlink()
+        assert exists(name)
+    with pytest.raises(aioipc.NotFoundError):
+        old.unlink()
+
+
+def test_a_queue_made_anew_that_can_not_be_opened_is_left_alone(name: str) -> None:
+    with small(name) as old:
+        old.unlink()
+        with small(name, mode=0) as new:
+            with no_descriptor_left():
+                old.__exit__(None, None, None)
+            assert os.fstat(new.fileno()).st_nlink == 1
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_a_queue_made_anew_under_the_name_is_left_alone(name: str) -> None:
     with small(name) as old:
         old.unlink()
         with small(name) as new:
-            with pytest.raises(aioipc.NotFoundError, match="another queue has this name now"):
+            with pytest.raises(aioipc.NotFoundError, match="has been removed already"):
                 old.unlink()
             old.send_nowait(b"old")
             new.send_nowait(b"new")

@@ -15,7 +15,7 @@ import pytest
 from conftest import NOBODY, as_nobody, in_child
 
 import aioipc
-from aioipc.posix import MessageQueue
+from aioipc.posix import Message, MessageQueue
 
 SYSCTL = Path("/proc/sys/fs/mqueue")
 CLONE_NEWIPC = 0x08000000
@@ -101,6 +101,9 @@ def test_arguments_of_create(name: str, options: dict[str, object], error: type[
         (b"", 2**70, ValueError, "must be 0 to 32767"),
         (b"", "high", TypeError, "str"),
         (b"", 1.5, TypeError, "float"),
+        (Message("text", 0), None, TypeError, "must be bytes-like, not str"),
+        (Message(memoryview(bytes(24)).cast("Q"), 0), None, aioipc.MessageTooLongError, "message of 24 bytes"),
+        (Message(b"", 32768), None, ValueError, "priority 32768"),
         (b"x" * 17, 0, aioipc.MessageTooLongError, "message of 17 bytes; .* takes 16 at most"),
         (bytearray(17), 0, aioipc.MessageTooLongError, "message of 17 bytes"),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import collections.abc
 import gc
+import itertools
+import statistics
 import sys
 import time
 import types
@@ -52,12 +54,18 @@ def step(awaitable: Any, value: object = None) -> object:
     return stop.value.value
 
 
+@pytest.fixture(autouse=True)
+def a_new_turn() -> None:
+    """The operations of all tests are those of one thread."""
+    Gate().renew()
+
+
 # The gate -----------------------------------------------------------------------------
 
 
 def test_gate() -> None:
     gate = Gate()
-    assert (gate.held, gate.spent, gate.inherited) == (False, False, False)
+    assert (gate.held, gate.inherited) == (False, False)
     assert gate.enter()
     gate.held = True
     assert not gate.enter()
@@ -70,11 +78,51 @@ def test_a_turn_is_spent_in_the_end_and_renewed() -> None:
     deadline = time.monotonic() + 30
     while gate.enter():
         assert time.monotonic() < deadline
-    assert gate.spent
+    assert not gate.held
     assert not gate.enter()
     gate.renew()
-    assert not gate.spent
     assert gate.enter()
+
+
+def spend(gate: Gate) -> int:
+    """Enter until the turn is over; how often that was possible."""
+    deadline = time.monotonic() + 30
+    for count in itertools.count():
+        if not gate.enter():
+            return count
+        assert time.monotonic() < deadline
+    raise AssertionError
+
+
+def test_those_who_give_way_share_the_next_pass() -> None:
+    gates = [Gate() for _ in range(20)]
+    gates[0].renew()
+    spend(gates[0])
+    gates[0].come_back(gates[0].give_way())
+    alone = spend(gates[0])
+    passes = [gate.give_way() for gate in gates]
+    shares = []
+    for gate, gave_way_in in zip(gates, passes, strict=True):
+        gate.come_back(gave_way_in)
+        shares.append(spend(gate))
+    assert len(set(passes)) == 1
+    assert statistics.median(shares) < alone / 4
+    assert min(shares) > 0
+
+
+def test_new_gates_do_not_make_new_turns() -> None:
+    """A task that opens a handle for each operation gives way in the end."""
+    deadline = time.monotonic() + 30
+    while Gate().enter():
+        assert time.monotonic() < deadline
+    Gate().renew()
+    assert Gate().enter()
+
+
+def test_arguments_of_come_back() -> None:
+    for argument in ("", -1, 2**70):
+        with pytest.raises((TypeError, OverflowError)):
+            Gate().come_back(argument)
 
 
 # The awaitable ------------------------------------------------------------------------
@@ -169,6 +217,22 @@ def test_throw_and_close_reach_the_coroutine() -> None:
     assert seen == ["thrown", "left", "left"]
     with pytest.raises(RuntimeError, match="cannot reuse"):
         awaitable.throw(ValueError())
+
+
+def test_closed_from_inside() -> None:
+    def perform() -> Any:
+        awaitable.close()
+        coroutine = slowly()
+        coroutines.append(coroutine)
+        return coroutine
+
+    coroutines: list[Any] = []
+    awaitable = anext(Iterator(Gate(), fails, Record, perform))
+    with pytest.raises(RuntimeError, match="cannot reuse"):
+        awaitable.send(None)
+    with pytest.raises(RuntimeError, match="cannot reuse"):
+        awaitable.send(None)
+    coroutines.pop().close()
 
 
 def test_the_coroutine_may_end_the_iteration_or_fail() -> None:

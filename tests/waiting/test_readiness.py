@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
+from types import ModuleType
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -273,6 +276,33 @@ def test_a_loop_closed_with_a_wait_pending(name: str) -> None:
         assert queue.receive_nowait() == (b"whole", 0)
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_close_after_the_loop_was_closed_with_a_wait_pending(name: str, loop: Callable[[], Any]) -> None:
+    running = loop()
+    with small(name) as queue:
+        number = queue.fileno()
+        receiver = queue.receive()
+        task = running.create_task(receiver)
+        running.run_until_complete(asyncio.sleep(0))
+        running.close()
+        queue.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+        task._log_destroy_pending = False
+        receiver.close()
+
+
+@pytest.mark.asyncio
+async def test_another_thread_is_just_importing_trio(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trio", ModuleType("trio"))
+    monkeypatch.setitem(sys.modules, "trio.lowlevel", ModuleType("trio.lowlevel"))
+    async with small(name) as queue:
+        task = asyncio.create_task(queue.receive())
+        await passes()
+        queue.send_nowait(b"x")
+        assert (await task).data == b"x"
+
+
 # Whose a handle is ------------------------------------------------------------------------
 
 
@@ -388,6 +418,19 @@ async def test_a_child_that_closes_or_leaves_disturbs_nothing(name: str) -> None
         task = asyncio.create_task(queue.receive())
         await passes()
         in_child(leave)
+        with posix_ipc_sender(name) as bare:
+            bare.send(b"still waited for")
+        async with asyncio.timeout(10):
+            assert await task == (b"still waited for", 0)
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_cancels_what_it_inherited_disturbs_nothing(name: str) -> None:
+    async with small(name) as queue:
+        receiver = queue.receive()
+        task = asyncio.create_task(receiver)
+        await passes()
+        in_child(receiver.close)
         with posix_ipc_sender(name) as bare:
             bare.send(b"still waited for")
         async with asyncio.timeout(10):
