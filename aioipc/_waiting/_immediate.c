@@ -56,7 +56,7 @@ static _Thread_local struct {
     unsigned operations;    /* of all gates, since the last look at the clock */
     unsigned pass;          /* a number for what the tasks do between two runs of the loop */
     unsigned gave_way;      /* how many tasks have given way in this pass */
-} turn = {.length = PASS_NANOSECONDS};
+} turn __attribute__((tls_model("initial-exec"))) = {.length = PASS_NANOSECONDS};
 
 static int64_t
 monotonic_nanoseconds(void)
