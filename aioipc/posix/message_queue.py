@@ -20,15 +20,12 @@ from anyio.abc import ObjectStream
 from aioipc._waiting._immediate import Iterator, record
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import (
-    AccessError,
     ClosedError,
     EndOfStream,
     MessageTooLongError,
     NotFoundError,
-    WouldBlock,
-    from_errno,
 )
-from aioipc.posix._mq_open import mq_create, mq_open
+from aioipc.posix._mq import explain, mq_create, mq_is, mq_open, mq_unlink
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -183,32 +180,13 @@ class MessageQueue(ObjectStream[Message]):
         :raises NotFoundError: if this queue is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        if not self._is_named():
+        if self._descriptor.closed:
+            found = mq_is(self.name, self._identity, read=self._read, write=self._write)
+        else:
+            found = os.fstat(self._queue.mqd).st_nlink > 0
+        if not found:
             raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name)
-        try:
-            posix_ipc.unlink_message_queue(self.name)
-        except posix_ipc.ExistentialError:
-            raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name) from None
-        except posix_ipc.PermissionsError:
-            raise AccessError(errno.EACCES, "only its owner may remove this queue", self.name) from None
-        except PermissionError:
-            raise AccessError(errno.EPERM, "only its owner may remove this queue", self.name) from None
-
-    def _is_named(self) -> bool:
-        """Whether the name stands for this queue still; of a closed one, as far as can be seen."""
-        if not self._descriptor.closed:
-            return os.fstat(self._queue.mqd).st_nlink > 0
-        try:
-            other = posix_ipc.MessageQueue(self.name, 0, read=self._read, write=self._write)
-        except posix_ipc.ExistentialError:
-            raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name) from None
-        except (posix_ipc.Error, OSError):
-            # It can't be opened: the creator has denied that to itself, or no descriptor is left.
-            return True
-        try:
-            return os.path.samestat(os.fstat(other.mqd), self._identity)
-        finally:
-            other.close()
+        mq_unlink(self.name)
 
     def _exit(self) -> None:
         try:
@@ -305,22 +283,12 @@ class MessageQueue(ObjectStream[Message]):
         return data, priority
 
     def _send(self, data: bytes, priority: int) -> None:
-        while True:
-            try:
-                self._queue.send(data, None, priority)
-                return
-            except posix_ipc.BusyError:
-                raise WouldBlock(f"{self.name} is full: {self.max_messages} messages") from None
-            except posix_ipc.SignalError:
-                continue
-            except posix_ipc.ExistentialError:  # EBADF: closed by a signal handler a moment ago
-                raise ClosedError(f"message queue {self.name} is closed") from None
-            except posix_ipc.PermissionsError:
-                raise AccessError(
-                    errno.EBADF, "the handle is open for receiving only: open it with write=True", self.name
-                ) from None
-            except OSError as error:
-                raise from_errno(error.errno or 0, self.name) from error
+        try:
+            self._queue.send(data, None, priority)
+        except posix_ipc.SignalError:
+            self._send(data, priority)
+        except (posix_ipc.Error, OSError) as error:
+            raise explain(error, self.name, busy="full", one_way="receiving only: open it with write=True") from None
 
     # Receiving
 
@@ -353,21 +321,12 @@ class MessageQueue(ObjectStream[Message]):
             raise StopAsyncIteration from None
 
     def _receive(self) -> Message:
-        while True:
-            try:
-                return record(Message, self._queue.receive(), self._compact_below)
-            except posix_ipc.BusyError:
-                raise WouldBlock(f"{self.name} is empty") from None
-            except posix_ipc.SignalError:
-                continue
-            except posix_ipc.ExistentialError:  # EBADF: closed by a signal handler a moment ago
-                raise ClosedError(f"message queue {self.name} is closed") from None
-            except posix_ipc.PermissionsError:
-                raise AccessError(
-                    errno.EBADF, "the handle is open for sending only: open it with read=True", self.name
-                ) from None
-            except OSError as error:
-                raise from_errno(error.errno or 0, self.name) from error
+        try:
+            return record(Message, self._queue.receive(), self._compact_below)
+        except posix_ipc.SignalError:
+            return self._receive()
+        except (posix_ipc.Error, OSError) as error:
+            raise explain(error, self.name, busy="empty", one_way="sending only: open it with read=True") from None
 
     # Looking
 

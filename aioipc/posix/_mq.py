@@ -1,4 +1,4 @@
-"""mq_open(3) through posix_ipc, and what its errors mean."""
+"""The calls of mq_overview(7) through posix_ipc, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import os
 import posix_ipc
 
 from aioipc import _limits
-from aioipc.errors import AccessError, Error, ExistsError, LimitError, NotFoundError, from_errno
+from aioipc.errors import (
+    AccessError,
+    ClosedError,
+    Error,
+    ExistsError,
+    LimitError,
+    NotFoundError,
+    WouldBlock,
+    from_errno,
+)
 from aioipc.posix._names import check_name
 
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
@@ -37,6 +46,47 @@ def mq_create(
 def mq_open(name: str, *, read: bool, write: bool) -> posix_ipc.MessageQueue:
     """Open a queue that exists, non-blocking and close-on-exec; for the parameters see `MessageQueue.open`."""
     return _open(name, 0, read, write)
+
+
+def mq_is(name: str, identity: os.stat_result, *, read: bool, write: bool) -> bool:
+    """Whether the name stands for a certain queue, as far as can be seen."""
+    try:
+        found = posix_ipc.MessageQueue(name, 0, read=read, write=write)
+    except posix_ipc.ExistentialError:
+        return False
+    except (posix_ipc.Error, OSError):
+        # It can't be opened: its creator has denied that to itself, or no descriptor is left.
+        return True
+    try:
+        return os.path.samestat(os.fstat(found.mqd), identity)
+    finally:
+        found.close()
+
+
+def mq_unlink(name: str) -> None:
+    """Remove a queue from the system."""
+    try:
+        posix_ipc.unlink_message_queue(name)
+    except posix_ipc.ExistentialError:
+        raise NotFoundError(errno.ENOENT, "the queue has been removed already", name) from None
+    except (posix_ipc.PermissionsError, PermissionError) as error:
+        number = getattr(error, "errno", errno.EACCES)
+        raise AccessError(number, "only its owner may remove this queue", name) from None
+
+
+def explain(error: Exception, name: str, *, busy: str, one_way: str) -> Error:
+    """What an error of mq_send(3) or mq_receive(3) means.
+
+    :param busy: what the queue is if the call would have to wait
+    :param one_way: what the handle is open for if the call was not allowed
+    """
+    if isinstance(error, posix_ipc.BusyError):
+        return WouldBlock(f"message queue {name} is {busy}")
+    if isinstance(error, posix_ipc.PermissionsError):
+        return AccessError(errno.EBADF, f"the handle is open for {one_way}", name)
+    if isinstance(error, posix_ipc.ExistentialError):  # EBADF: closed a moment ago, by a signal handler
+        return ClosedError(f"message queue {name} is closed")
+    return from_errno(getattr(error, "errno", None) or 0, name)
 
 
 def _size(argument: str, value: int | None, default: str, limit: str, fallback: int) -> int:
