@@ -41,7 +41,7 @@ def explain_rlimit_msgqueue() -> str:
     now = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,} bytes"
     return (
         f"RLIMIT_MSGQUEUE ({now} now, for all queues of this user; raise it with "
-        "`ulimit -q`, LimitMSGQUEUE= in a systemd unit or msgqueue in limits.conf)"
+        "`ulimit -q BYTES`, LimitMSGQUEUE= in a systemd unit or msgqueue in limits.conf)"
     )
 
 

@@ -44,6 +44,9 @@ async def main() -> None:
         print(f"This process, {os.getpid()}, has created the message queue {name} and waits.")
         sender = await asyncio.create_subprocess_exec(sys.executable, "-c", SENDER, name)
         print(f"Another process, {sender.pid}, sends: first one message after the other, then all at once.\n")
+        # Should it fail, there is nothing to wait for: the iteration ends when the queue is closed.
+        watch = asyncio.create_task(sender.wait())
+        watch.add_done_callback(lambda _: queue.close() if sender.returncode else None)
         print("priority  on its way   message")
         async for message in queue:
             sent, text = message.data.decode().split(" ", 1)
@@ -51,7 +54,8 @@ async def main() -> None:
             print(f"{message.priority:8}  {on_its_way:7.0f} us   {text}")
             if text == "that is all":
                 break
-        await sender.wait()
+        if await watch != 0:
+            sys.exit("the other process has failed")
     print("\nThe queue is removed again.  What was sent all at once was sorted by priority,")
     print("as far as it was in the queue together.")
 

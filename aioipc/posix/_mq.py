@@ -110,7 +110,10 @@ def _open(
     except posix_ipc.ExistentialError:
         if flags & posix_ipc.O_CREAT:
             raise ExistsError(
-                errno.EEXIST, "a queue of this name exists: open() it, or pass exist_ok=True to take it over", name
+                errno.EEXIST,
+                "a queue of this name exists, perhaps left by a program that was killed: open() it, or pass "
+                "exist_ok=True to take it over",
+                name,
             ) from None
         raise NotFoundError(
             errno.ENOENT, "no queue has this name here (a container has its own queues); create() makes one", name
@@ -136,7 +139,9 @@ def _attribute_error(name: str, messages: int, size: int) -> LimitError:
         )
         if value > (_limits.sysctl(limit) or 0)
     ]
-    return LimitError(errno.EINVAL, "; ".join(over), name)
+    # With CAP_SYS_RESOURCE the sysctls do not bind, but these do: HARD_MSGMAX, HARD_MSGSIZEMAX.
+    text = "; ".join(over) or "over what the kernel allows at all: 65,536 messages, 16,777,216 bytes each"
+    return LimitError(errno.EINVAL, text, name)
 
 
 def _room_error(error: OSError, name: str, messages: int, size: int) -> Error:

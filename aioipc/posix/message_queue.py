@@ -119,8 +119,8 @@ class MessageQueue(ObjectStream[Message]):
     ) -> Self:
         """Create a queue and open it: mq_open(3) with O_CREAT.
 
-        Leaving the `with` block removes the queue from the system again, unless
-        `persist` is true.  Programs that have it open go on using it until they close it.
+        Leaving the `with` block removes the queue from the system again, also one that
+        was taken over, unless `persist` is true.  Programs that have it open go on using it until they close it.
 
         :param name: a slash and 1 to 255 bytes without another slash
         :param max_messages: how many messages it holds; by default fs.mqueue.msg_default (10)
@@ -238,6 +238,7 @@ class MessageQueue(ObjectStream[Message]):
         :raises MessageTooLongError: if it has more than `max_message_size` bytes
         :raises AccessError: if the handle was opened with `write=False`
         :raises ClosedError: if the handle is closed, now or while it waits
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
         :raises TypeError: if it is not bytes-like
         :raises ValueError: if the priority is out of range
         """
@@ -299,6 +300,7 @@ class MessageQueue(ObjectStream[Message]):
 
         :raises AccessError: if the handle was opened with `read=False`
         :raises ClosedError: if the handle is closed, now or while it waits
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
         """
         return await self._descriptor.reading.perform(self._receive)
 
@@ -332,6 +334,8 @@ class MessageQueue(ObjectStream[Message]):
 
     def fileno(self) -> int:
         """The descriptor, for select, poll or epoll: readable while there are messages, writable while there is room.
+
+        It stays the handle's: never close it.
 
         :raises ClosedError: if the handle is closed
         """

@@ -22,5 +22,5 @@ if len(sys.argv) != 3:
     sys.exit(f"usage: {sys.argv[0]} QUEUE COUNT")
 try:
     asyncio.run(main(sys.argv[1], int(sys.argv[2])))
-except aioipc.Error as error:
+except (aioipc.Error, ValueError) as error:
     sys.exit(str(error))

@@ -20,7 +20,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -77,13 +79,17 @@ async def queues(app: web.Application) -> AsyncIterator[None]:
 
     async def consume() -> None:
         async for message in queue:
-            hub.publish(message)
+            try:
+                hub.publish(message)
+            except Exception:
+                logging.exception("message of priority %d", message.priority)
 
     async with (
         MessageQueue.create(arguments.queue, **attributes) as queue,
         MessageQueue.create(arguments.commands, **attributes) as app[commands_key],
     ):
         consumer = asyncio.create_task(consume())
+        print(f"http://127.0.0.1:{arguments.port}", flush=True)
         yield
         queue.close()  # ends the iteration; what it has not taken stays in the queue
         await consumer
@@ -109,6 +115,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     try:
         while (event := await client.get()) is not None:
             await response.write(f"data: {json.dumps(event)}\n\n".encode())
+    except ConnectionResetError:
+        pass  # the client has gone
     finally:
         hub.clients.discard(client)
     return response
@@ -139,8 +147,11 @@ def main() -> None:
     app.add_routes([web.get("/messages", messages), web.get("/events", events), web.post("/commands", command)])
 
     listener = socket.create_server(("127.0.0.1", app[arguments_key].port))
-    print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    web.run_app(app, sock=listener, print=None)
+    app[arguments_key].port = listener.getsockname()[1]
+    try:
+        web.run_app(app, sock=listener, print=None)
+    except (aioipc.Error, ValueError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

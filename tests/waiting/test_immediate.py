@@ -141,15 +141,13 @@ def test_it_is_a_coroutine_to_asyncio_anyio_and_trio() -> None:
     awaitable = anext(Iterator(Gate(), counting(), Record, unwanted))
     assert isinstance(awaitable, collections.abc.Coroutine)
     assert asyncio.iscoroutine(awaitable)
-    assert next(iter([awaitable.__await__()])) is awaitable
+    assert awaitable.__await__() is awaitable
     with pytest.raises(StopIteration) as stop:
         next(awaitable.__await__())
     assert stop.value.value == (b"data", 0)
 
 
 def test_nothing_happens_before_it_is_driven() -> None:
-    iterator = Iterator(Gate(), unwanted, Record, unwanted)
-    del iterator, gc.garbage[:]
     anext(Iterator(Gate(), unwanted, Record, unwanted))
     dropped = anext(Iterator(Gate(), unwanted, Record, unwanted))
     dropped.close()

@@ -160,6 +160,7 @@ async def test_a_task_is_not_woken_for_a_message_that_the_one_before_took(name: 
         for task in tasks:
             queue.send_nowait(b"x")
             await task
+            await passes()  # a task woken for nothing would try now
         assert attempts == 11
 
 
@@ -184,6 +185,21 @@ async def test_an_idle_wait_has_no_timer(name: str) -> None:
             selector.select = select
     assert None in timeouts
     assert {timeout for timeout in timeouts if timeout is not None} <= {0}
+
+
+def test_an_idle_wait_has_no_timer_on_trio(name: str) -> None:
+    class WakeUp(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            timeouts.append(timeout)
+            if timeout > 0:
+                queue.send_nowait(b"wake up")  # nothing else would
+
+    timeouts: list[float] = []
+    with small(name) as queue:
+        trio.run(queue.receive, instruments=[WakeUp()])
+    forever = [timeout for timeout in timeouts if timeout > 0]
+    assert forever
+    assert min(forever) > 3600
 
 
 # Cancellation as asyncio users write it ---------------------------------------------------
