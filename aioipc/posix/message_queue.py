@@ -21,7 +21,6 @@ from aioipc._waiting._immediate import Iterator, record
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import (
     ClosedError,
-    EndOfStream,
     MessageTooLongError,
     NotFoundError,
 )
@@ -319,7 +318,7 @@ class MessageQueue(ObjectStream[Message]):
     async def __anext__(self) -> Message:
         try:
             return await self.receive()
-        except (ClosedError, EndOfStream):
+        except ClosedError:
             raise StopAsyncIteration from None
 
     def _receive(self) -> Message:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from types import ModuleType
 from typing import Any
 
@@ -434,7 +434,7 @@ async def test_a_child_that_closes_or_leaves_disturbs_nothing(name: str) -> None
         task = asyncio.create_task(queue.receive())
         await passes()
         in_child(leave)
-        with posix_ipc_sender(name) as bare:
+        with closing(posix_ipc.MessageQueue(name)) as bare:
             bare.send(b"still waited for")
         async with asyncio.timeout(10):
             assert await task == (b"still waited for", 0)
@@ -447,23 +447,10 @@ async def test_a_child_that_cancels_what_it_inherited_disturbs_nothing(name: str
         task = asyncio.create_task(receiver)
         await passes()
         in_child(receiver.close)
-        with posix_ipc_sender(name) as bare:
+        with closing(posix_ipc.MessageQueue(name)) as bare:
             bare.send(b"still waited for")
         async with asyncio.timeout(10):
             assert await task == (b"still waited for", 0)
-
-
-class posix_ipc_sender:  # noqa: N801
-    """A bare handle of posix_ipc for a `with` block."""
-
-    def __init__(self, name: str) -> None:
-        self.queue = posix_ipc.MessageQueue(name)
-
-    def __enter__(self) -> posix_ipc.MessageQueue:
-        return self.queue
-
-    def __exit__(self, *_: object) -> None:
-        self.queue.close()
 
 
 # Many ---------------------------------------------------------------------------------------
