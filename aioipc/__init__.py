@@ -1,8 +1,10 @@
 """Kernel IPC as awaitables: the objects of POSIX and System V on asyncio, uvloop and trio."""
 
-from aioipc import posix
+from aioipc import posix, sysv
+from aioipc._waiting.workers import set_interrupt_signal
 from aioipc.errors import (
     AccessError,
+    BrokenError,
     ClosedError,
     CorruptError,
     EndOfStream,
@@ -18,6 +20,7 @@ from aioipc.errors import (
 
 __all__ = [
     "AccessError",
+    "BrokenError",
     "ClosedError",
     "CorruptError",
     "EndOfStream",
@@ -30,4 +33,6 @@ __all__ = [
     "RemovedError",
     "WouldBlock",
     "posix",
+    "set_interrupt_signal",
+    "sysv",
 ]

@@ -29,6 +29,21 @@ def explain_sysctl(name: str) -> str:
     return f"{name} ({now}; raise it with `sysctl -w {name}=...` as root)"
 
 
+def explain_kernel_sem(limit: str) -> str:
+    """Name one of the four limits of semaphore sets, its value now, and the command that changes it."""
+    names = ("SEMMSL", "SEMMNS", "SEMOPM", "SEMMNI")
+    try:
+        with open("/proc/sys/kernel/sem", "rb") as file:
+            values = [f"{int(word):,}" for word in file.read().split()]
+    except (OSError, ValueError):
+        values = ["not readable here"] * len(names)
+    place = names.index(limit)
+    return (
+        f"{limit} ({values[place]} now; raise it, number {place + 1} of four, "
+        'with `sysctl -w kernel.sem="SEMMSL SEMMNS SEMOPM SEMMNI"` as root)'
+    )
+
+
 def message_queue_bytes(max_messages: int, max_message_size: int) -> int:
     """How many bytes of RLIMIT_MSGQUEUE a POSIX message queue takes, full or not."""
     overhead = max_messages * _MESSAGE_OVERHEAD + min(max_messages, _PRIORITIES) * _PRIORITY_OVERHEAD
@@ -49,6 +64,15 @@ def explain_open_files() -> str:
     """Name RLIMIT_NOFILE, its value now, and the ways to change it."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"RLIMIT_NOFILE ({soft:,} open descriptors now; raise it with `ulimit -n` or LimitNOFILE= in a systemd unit)"
+
+
+def explain_rlimit_sigpending() -> str:
+    """Name RLIMIT_SIGPENDING, its value now, and the ways to change it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    return (
+        f"RLIMIT_SIGPENDING ({soft:,} now, for signals and timers of this user; raise it with `ulimit -i` or "
+        "LimitSIGPENDING= in a systemd unit)"
+    )
 
 
 def no_descriptor_left() -> int | None:

@@ -14,6 +14,7 @@ import anyio
 
 __all__ = [
     "AccessError",
+    "BrokenError",
     "ClosedError",
     "CorruptError",
     "EndOfStream",
@@ -68,6 +69,12 @@ class KernelError(Error, OSError):
 
 class ClosedError(Error, anyio.ClosedResourceError):
     """The handle is closed, or was closed while the operation waited."""
+
+
+class BrokenError(Error, anyio.BrokenResourceError):
+    """Nobody is at the other end any more (EPIPE)."""
+
+    errno = errno.EPIPE
 
 
 class WouldBlock(Error, anyio.WouldBlock):  # noqa: N818, after anyio's

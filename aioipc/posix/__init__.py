@@ -1,5 +1,17 @@
-"""POSIX message queues (mq_overview(7)) as awaitables."""
+"""POSIX IPC as awaitables: message queues (mq_overview(7)), semaphores (sem_overview(7)), FIFOs (fifo(7))."""
 
+from aioipc.posix.fifo import Fifo, FifoReader, FifoStatistics, FifoWriter
 from aioipc.posix.message_queue import Message, MessageQueue, MessageQueueStatistics
+from aioipc.posix.semaphore import Semaphore, SemaphoreStatistics
 
-__all__ = ["Message", "MessageQueue", "MessageQueueStatistics"]
+__all__ = [
+    "Fifo",
+    "FifoReader",
+    "FifoStatistics",
+    "FifoWriter",
+    "Message",
+    "MessageQueue",
+    "MessageQueueStatistics",
+    "Semaphore",
+    "SemaphoreStatistics",
+]

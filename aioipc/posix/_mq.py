@@ -9,6 +9,7 @@ import os
 import posix_ipc
 
 from aioipc import _limits
+from aioipc._arguments import check_mode
 from aioipc.errors import (
     AccessError,
     ClosedError,
@@ -37,8 +38,7 @@ def mq_create(
     """Create a queue, non-blocking and close-on-exec; for the parameters see `MessageQueue.create`."""
     messages = _size("max_messages", max_messages, "fs.mqueue.msg_default", "fs.mqueue.msg_max", 10)
     size = _size("max_message_size", max_message_size, "fs.mqueue.msgsize_default", "fs.mqueue.msgsize_max", 8192)
-    if not 0 <= operator.index(mode) <= 0o777:
-        raise ValueError(f"mode {mode:#o} must be permission bits, 0 to 0o777")
+    check_mode(mode)
     flags = posix_ipc.O_CREX if exclusive else posix_ipc.O_CREAT
     return _open(name, flags, read, write, mode, messages, size)
 

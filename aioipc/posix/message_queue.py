@@ -8,15 +8,14 @@ which can tell one process about one message, nor threads are needed.
 from __future__ import annotations
 
 import errno
-import operator
 import os
-import warnings
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
 from anyio.abc import ObjectStream
 
+from aioipc._arguments import check_range, message_bytes
+from aioipc._lifetime import AsyncLifetime
 from aioipc._waiting._immediate import Iterator, record
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import (
@@ -27,7 +26,6 @@ from aioipc.errors import (
 from aioipc.posix._mq import explain, mq_create, mq_is, mq_open, mq_unlink
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from typing_extensions import Buffer
@@ -69,7 +67,7 @@ class MessageQueueStatistics(NamedTuple):
     """The process registered with mq_notify(3), 0 for none; None if the handle is not open for reading."""
 
 
-class MessageQueue(ObjectStream[Message]):
+class MessageQueue(AsyncLifetime, ObjectStream[Message]):
     """A handle of a POSIX message queue.  Make one with `create` or `open`.
 
     It is an anyio object stream: messages can be sent and received by any number of
@@ -95,11 +93,12 @@ class MessageQueue(ObjectStream[Message]):
         self._queue = queue
         self._read = read
         self._write = write
-        self._remove = remove
+        self._removes = remove
+        self._label = repr(self.name)
         # posix_ipc returns each message in a buffer for the longest: not worth keeping for a short one.
         self._compact_below = queue.max_message_size // 2 if queue.max_message_size > 1024 else 0
         self._identity = os.fstat(queue.mqd)
-        self._descriptor = Descriptor(queue.mqd, f"message queue {self.name}")
+        self._descriptor = self._handle = Descriptor(queue.mqd, f"message queue {self.name}")
 
     # Lifetime
 
@@ -166,10 +165,6 @@ class MessageQueue(ObjectStream[Message]):
             finally:
                 self._queue.close()
 
-    async def aclose(self) -> None:
-        """Do what `close` does, at once."""
-        self.close()
-
     def unlink(self) -> None:
         """Remove the queue from the system: mq_unlink(3).  Works on a closed handle too.
 
@@ -187,43 +182,7 @@ class MessageQueue(ObjectStream[Message]):
             raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name)
         mq_unlink(self.name)
 
-    def _exit(self) -> None:
-        try:
-            if self._remove and not self._descriptor.inherited:
-                with suppress(NotFoundError):
-                    self.unlink()
-        finally:
-            self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._exit()
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._exit()
-
-    def __del__(self) -> None:
-        descriptor = getattr(self, "_descriptor", None)
-        if descriptor is not None and not descriptor.closed:
-            if not descriptor.inherited:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._descriptor.closed else "open"
-        return f"<aioipc.posix.MessageQueue {self.name!r} {state}>"
+    _remove_object = unlink
 
     # Sending
 
@@ -262,14 +221,11 @@ class MessageQueue(ObjectStream[Message]):
         )
 
     def _outgoing(self, item: Buffer | Message, priority: int | None) -> tuple[bytes, int]:
-        """Check what is to be sent.  posix_ipc must not see anything but bytes: it takes strings too."""
+        """Check what is to be sent."""
         if isinstance(item, Message):
             priority = item.priority if priority is None else priority
             item = item.data
-        try:
-            data = item if isinstance(item, bytes) else memoryview(item).tobytes()
-        except TypeError:
-            raise TypeError(f"a message must be bytes-like, not {type(item).__name__}") from None
+        data = message_bytes(item)
         if len(data) > self.max_message_size:
             raise MessageTooLongError(
                 f"message of {len(data):,} bytes; {self.name} takes {self.max_message_size:,} at most "
@@ -277,10 +233,7 @@ class MessageQueue(ObjectStream[Message]):
             )
         if priority is None:
             return data, 0
-        priority = operator.index(priority)
-        if not 0 <= priority <= posix_ipc.QUEUE_PRIORITY_MAX:
-            raise ValueError(f"priority {priority} must be 0 to {posix_ipc.QUEUE_PRIORITY_MAX}")
-        return data, priority
+        return data, check_range("priority", priority, 0, posix_ipc.QUEUE_PRIORITY_MAX)
 
     def _send(self, data: bytes, priority: int) -> None:
         try:

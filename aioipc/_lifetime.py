@@ -1,0 +1,85 @@
+"""Lexical lifetimes: what `with` means for an object that lives in the system."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from aioipc.errors import NotFoundError, RemovedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from aioipc._waiting.handle import Handle
+
+
+class Lifetime(ABC):
+    """A handle whose `with` block ends with the removal of the object if it created that, and with `close`."""
+
+    _handle: Handle
+    _label: str
+    """What tells it from others of its kind: a name or a key."""
+    _removes: bool
+    """Whether leaving the block removes the object."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the handle; the object stays."""
+
+    @abstractmethod
+    def _remove_object(self) -> None:
+        """Remove the object from the system.
+
+        :raises NotFoundError: if it is gone
+        :raises RemovedError: if it is gone
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._removes and not self._handle.inherited:
+                with suppress(NotFoundError, RemovedError):
+                    self._remove_object()
+        finally:
+            self.close()
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)  # None if it could not be made
+        if handle is not None and not handle.closed:
+            if not handle.inherited:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close()
+
+    def __repr__(self) -> str:
+        package = type(self).__module__.rpartition(".")[0]
+        state = "closed" if self._handle.closed else "open"
+        return f"<{package}.{type(self).__qualname__} {self._label} {state}>"
+
+
+class AsyncLifetime(Lifetime):
+    """One whose `async with` means the same."""
+
+    async def aclose(self) -> None:
+        """Do what `close` does, at once."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(exc_type, exc_value, traceback)

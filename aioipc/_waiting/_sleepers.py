@@ -1,0 +1,111 @@
+"""Tasks that wait for news, on any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sys
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import trio
+
+
+class News(enum.Enum):
+    """What a task in line is told."""
+
+    TRY = "now is the time"
+    HAVE = "here is the result"
+    FAILED = "here is the exception"
+    GONE = "the thread that waited for you does so no more"
+
+
+class Sleeper(ABC):
+    """A task that waits in line, and what it is told."""
+
+    def __init__(self) -> None:
+        self.news: News | None = None
+        self.value: Any = None
+
+    def tell(self, news: News, value: Any = None) -> None:
+        """Wake it."""
+        self.news = news
+        self.value = value
+        self._wake()
+
+    @abstractmethod
+    def _wake(self) -> None: ...
+
+    @abstractmethod
+    async def sleep(self) -> None:
+        """Return when there is news."""
+
+    @abstractmethod
+    async def sleep_on(self) -> News | None:
+        """Do so whatever cancellation comes meanwhile, and say what the news is."""
+
+    @abstractmethod
+    def deliver_later(self, cancellation: BaseException) -> None:
+        """A cancellation came too late for this operation: deliver it at the next suspension."""
+
+
+class AsyncioSleeper(Sleeper):
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._requests = 0 if self._task is None else self._task.cancelling()
+        self._future: asyncio.Future[None] | None = None
+
+    def _wake(self) -> None:
+        if self._future is not None and not self._future.done() and not self._loop.is_closed():
+            self._future.set_result(None)
+
+    async def sleep(self) -> None:
+        if self.news is None:
+            self._future = self._loop.create_future()
+            await self._future
+
+    async def sleep_on(self) -> News | None:
+        while self.news is None:
+            with suppress(asyncio.CancelledError):  # the one that is to be raised afterwards will do
+                await self.sleep()
+        return self.news
+
+    def deliver_later(self, cancellation: BaseException) -> None:
+        # Not before the task suspends again, and not if whoever wanted the cancellation
+        # takes it back before: an asyncio.timeout() whose block ends with this operation.
+        if not self._loop.is_closed():
+            self._loop.call_soon(self._cancel_again, cancellation.args)
+
+    def _cancel_again(self, message: tuple[Any, ...]) -> None:
+        task = self._task
+        if task is not None and not task.done() and task.cancelling() > self._requests:
+            task.uncancel()  # so that the number of requests stays what it is
+            task.cancel(*message)
+
+
+class TrioSleeper(Sleeper):
+    def __init__(self) -> None:
+        super().__init__()
+        self._trio = sys.modules["trio"]
+        self._event: trio.Event | None = None
+
+    def _wake(self) -> None:
+        if self._event is not None:
+            self._event.set()
+
+    async def sleep(self) -> None:
+        if self.news is None:
+            self._event = self._trio.Event()
+            await self._event.wait()
+
+    async def sleep_on(self) -> News | None:
+        with self._trio.CancelScope(shield=True):
+            await self.sleep()
+        return self.news
+
+    def deliver_later(self, cancellation: BaseException) -> None:
+        """trio does that: its scopes stay cancelled."""

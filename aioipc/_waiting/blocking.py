@@ -1,0 +1,320 @@
+"""Waiting for what the kernel only offers as a call that blocks: semaphores, System V
+queues and sets, the opening of a FIFO.
+
+`Calls` is a handle of such an object.  It has a line of tasks for each thing that they wait for:
+one for the permits of a semaphore, one for each type of message they choose.  For a line
+in which somebody waits, one thread makes the call that blocks.  What comes of it is
+told to the first task in line, by way of the loop.
+
+What makes cancellation safe:
+
+* When the last task that wants what the thread waits for is cancelled, the thread is
+  interrupted, and the task is not done before the thread has answered.
+* If the call was quicker, what it took goes to the next in line; if there is none, it is
+  given back to the kernel.
+* What can't be given back, such as a message that was sent, has come first: the operation
+  returns as if there had been no cancellation, which is then delivered at the task's
+  next suspension.  (trio itself does so.)
+* Where the kernel allows to wait without taking, the thread does only that, and the task
+  then tries itself, as in readiness.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from aioipc._waiting._sleepers import AsyncioSleeper, News, Sleeper, TrioSleeper
+from aioipc._waiting.handle import Handle, Line
+from aioipc._waiting.workers import End, Run
+from aioipc.errors import WouldBlock
+
+_T = TypeVar("_T")
+
+_RECENT_LINES = 64
+
+
+class Call(ABC, Generic[_T]):
+    """A kernel call, in the three forms that waiting for it takes.
+
+    Tasks in one line that share a call take its results for each other.
+    """
+
+    @abstractmethod
+    def __call__(self) -> _T:
+        """Make it, in the loop's thread.
+
+        :raises WouldBlock: if it would have to wait
+        """
+
+    @abstractmethod
+    def block(self) -> _T:
+        """Make it in a worker's thread, waiting in the kernel.
+
+        :raises InterruptedError: if a signal ended it; it had no effect
+        :raises WouldBlock: if it waited without taking: now is the time to try
+        """
+
+    @abstractmethod
+    def revoke(self, result: _T) -> bool:
+        """Undo what `block` did, in any thread; False if that can't be done.  Raises nothing."""
+
+
+class Calls(Handle):
+    """A handle whose operations are calls that block."""
+
+    def __init__(self, what: str, release: Callable[[], None] = lambda: None) -> None:
+        """
+        :param release: closes the object itself, once it is closed here and no thread uses it any more
+        """
+        super().__init__(what)
+        # A line lives as long as somebody is in it, or may come back to it: a client that gives
+        # each of its requests a type of its own for the answer makes thousands.
+        self._lines: WeakValueDictionary[Hashable, CallLine] = WeakValueDictionary()
+        self._recent: dict[Hashable, CallLine] = {}
+        self._runs: set[Run] = set()
+        self._release = [release]
+        self._on_trio = False
+
+    def line(self, wanted: Hashable, make_call: Callable[[], Call[Any]]) -> CallLine:
+        """The line of the tasks that want this.
+
+        :param make_call: makes the call that they share, for a new line
+        """
+        line = self._recent.get(wanted)
+        if line is None:
+            line = self._lines.get(wanted)
+            if line is None:
+                line = self._lines[wanted] = CallLine(self, make_call())
+                line.gate.held = self.closed
+            if len(self._recent) >= _RECENT_LINES:
+                self._recent.clear()
+            self._recent[wanted] = line
+        return line
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait in all lines."""
+        return sum(line.waiting for line in self._lines.values())
+
+    def close(self) -> None:
+        """Wake every waiting task with `ClosedError`, and have the object released.  Safe to call again."""
+        if self.closed:
+            return
+        self.closed = True
+        for line in list(self._lines.values()):
+            line.close()
+        self._release_unless_running()
+
+    def _bound(self, on_trio: bool) -> None:
+        self._on_trio = on_trio
+
+    def sleeper(self) -> Sleeper:
+        """A sleeper for the running task."""
+        return TrioSleeper() if self._on_trio else AsyncioSleeper()
+
+    def report(self, line: CallLine, run: Run) -> None:
+        """Tell the line, in the loop's thread, that a run has ended.  Called by the run's thread.
+
+        :raises RuntimeError: if the loop has been closed
+        """
+        loop: Any = self.loop
+        tell = loop.run_sync_soon if self._on_trio else loop.call_soon_threadsafe
+        tell(line.finish, run)
+
+    def began(self, run: Run) -> None:
+        """A run uses the object."""
+        self._runs.add(run)
+
+    def ended(self, run: Run) -> None:
+        """It does no more.  Called in any thread."""
+        self._runs.discard(run)
+        if self.closed:
+            self._release_unless_running()
+
+    def _release_unless_running(self) -> None:
+        if not self._runs or self.inherited:
+            try:
+                release = self._release.pop()  # by one thread only
+            except IndexError:
+                return
+            release()
+
+
+class CallLine(Line):
+    """The tasks that want the same of an object, and the thread that waits for them."""
+
+    def __init__(self, calls: Calls, call: Call[Any]) -> None:
+        super().__init__(calls)
+        self.call = call
+        """What the tasks share; not what those do who each have something of their own to send."""
+        self._calls = calls
+        self._places: OrderedDict[Sleeper, Call[Any]] = OrderedDict()
+        self._handed: dict[Sleeper, Call[Any]] = {}  # told the result, but yet to run
+        self._trying: Sleeper | None = None  # told to try, but yet to run
+        self._leavers: list[Sleeper] = []  # cancelled, waiting for the end of the run
+        self._run: Run | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._places)
+
+    async def _wait(self, call: Call[_T]) -> _T:  # type: ignore[override]
+        sleeper = self._calls.sleeper()
+        self._places[sleeper] = call
+        self.gate.held = True
+        served = False
+        try:
+            while True:
+                self._go_on()
+                try:
+                    await sleeper.sleep()
+                except BaseException as error:
+                    if not await self._give_up(sleeper, call, error):
+                        raise
+                if sleeper.news is not News.TRY:
+                    break
+                self._calls.check()
+                try:
+                    result = call()
+                except WouldBlock:
+                    self._trying = None
+                    sleeper.news = None
+                else:
+                    served = True
+                    return result
+        finally:
+            self._remove(sleeper)
+            self._handed.pop(sleeper, None)
+            self.gate.renew()
+            self._go_on(lucky=served)
+        if sleeper.news is News.FAILED:
+            raise sleeper.value
+        return cast(_T, sleeper.value)
+
+    def _remove(self, sleeper: Sleeper) -> None:
+        """Take it out of the line; for nobody in line the gate is open."""
+        self._places.pop(sleeper, None)
+        if self._trying is sleeper:
+            self._trying = None
+        if not self._places and not self._calls.closed:
+            self.gate.held = False
+
+    # The thread
+
+    def _go_on(self, *, lucky: bool = False) -> None:
+        """See to it that something happens for the first in line.
+
+        :param lucky: somebody has just got what he wanted, and so there may be more: tell
+            the first to try before a thread is asked to wait
+        """
+        if lucky and self._run is None and self._trying is None and self._places and not self._calls.closed:
+            self._trying = next(iter(self._places))
+            self._trying.tell(News.TRY)
+        while self._run is None and self._trying is None and self._places and not self._calls.closed:
+            first, call = next(iter(self._places.items()))
+            run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
+            self._run = run
+            self._calls.began(run)
+            try:
+                run.start()
+            except Exception as error:  # noqa: BLE001, the task will raise it
+                self._run = None
+                self._calls.ended(run)
+                self._remove(first)
+                first.tell(News.FAILED, error)
+
+    def finish(self, run: Run) -> None:
+        """A run has ended: tell those whom it concerns."""
+        if self._run is not run:  # that has been done already
+            return
+        self._run = None
+        leavers, self._leavers = self._leavers, []
+        if run.end is End.DONE:
+            if not self._pass_on(run.call, run.value) and leavers:
+                leavers[0].tell(News.HAVE, run.value)
+        elif run.end is not End.INTERRUPTED and self._first_wants(run.call):
+            first = next(iter(self._places))
+            if run.end is End.READY:
+                self._trying = first
+                first.tell(News.TRY)
+            else:
+                self._remove(first)
+                first.tell(News.FAILED, run.value)
+        for leaver in leavers:
+            if leaver.news is None:
+                leaver.tell(News.GONE)
+        self._calls.ended(run)
+        self._go_on(lucky=run.end is End.DONE)
+
+    def _first_wants(self, call: object) -> bool:
+        return not self._calls.closed and next(iter(self._places.values()), None) is call
+
+    def _pass_on(self, call: Any, result: Any) -> bool:
+        """Give a result to the first in line, or back to the kernel; False if neither can be done."""
+        if not self._first_wants(call):
+            return bool(call.revoke(result))
+        first = next(iter(self._places))
+        self._remove(first)
+        self._handed[first] = call
+        first.tell(News.HAVE, result)
+        return True
+
+    # Giving up
+
+    async def _give_up(self, sleeper: Sleeper, call: Call[Any], error: BaseException) -> bool:
+        """Leave the line because of an exception; whether it came too late, and the task has its result."""
+        if sleeper.news is News.HAVE:
+            del self._handed[sleeper]
+            if self._pass_on(call, sleeper.value):
+                return False
+        else:
+            self._remove(sleeper)
+            if self._run is None or self._run.call is not call or self._first_wants(call):
+                return False
+            if isinstance(error, GeneratorExit):
+                self._abandon()
+                return False
+            self._run.interrupt()
+            self._leavers.append(sleeper)
+            try:
+                news = await sleeper.sleep_on()
+            except GeneratorExit:
+                if sleeper in self._leavers:
+                    self._leavers.remove(sleeper)
+                    self._abandon()
+                raise
+            if news is not News.HAVE:
+                return False
+        if isinstance(error, GeneratorExit):
+            return False
+        sleeper.deliver_later(error)
+        return True
+
+    def _abandon(self) -> None:
+        """End the run without the help of the loop, which may not run any more."""
+        run = self._run
+        if run is not None:
+            if run.abandon():
+                self._run = None
+                for leaver in self._leavers:
+                    leaver.tell(News.GONE)
+                self._leavers.clear()
+            else:
+                self.finish(run)
+
+    def close(self) -> None:
+        """Wake all; the handle is closed already."""
+        self.gate.held = True
+        if self._calls.inherited:
+            return
+        self._abandon()
+        for sleeper, call in list(self._handed.items()):
+            if call.revoke(sleeper.value):
+                del self._handed[sleeper]
+                sleeper.news = News.TRY
+        for sleeper in self._places:
+            sleeper.tell(News.TRY)

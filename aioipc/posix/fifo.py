@@ -1,0 +1,421 @@
+"""FIFOs, also called named pipes: mkfifo(3), fifo(7), pipe(7).
+
+An open end has a descriptor, which the event loop watches.  To open one is another matter: the
+kernel blocks until the other end is opened, so that a thread does it: see aioipc/_waiting/blocking.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import sys
+import termios
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from anyio.abc import ByteReceiveStream, ByteSendStream
+
+from aioipc import _limits
+from aioipc._arguments import check_mode, check_range, message_bytes
+from aioipc._lifetime import AsyncLifetime
+from aioipc._waiting import _interrupt
+from aioipc._waiting.blocking import Call, Calls
+from aioipc._waiting.handle import Handle
+from aioipc._waiting.readiness import Descriptor, Direction
+from aioipc.errors import (
+    BrokenError,
+    ClosedError,
+    EndOfStream,
+    Error,
+    ExistsError,
+    NotFoundError,
+    WouldBlock,
+    from_errno,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+_End = TypeVar("_End", bound="FifoEnd")
+_Path = str | os.PathLike[str]
+
+
+class Fifo(AsyncLifetime):
+    """A FIFO in the file system.  Make one with `create`; open its ends with `open_reader` and `open_writer`."""
+
+    path: str
+    """Where it is, as an absolute path."""
+
+    def __init__(self, path: str, *, remove: bool) -> None:
+        """Not for use: see `create`."""
+        self.path = os.path.abspath(path)
+        self._label = repr(path)
+        self._removes = remove
+        self._handle = Handle(f"FIFO {path}")
+        self._file = os.stat(path)
+
+    @classmethod
+    def create(cls, path: _Path, *, mode: int = 0o600, exist_ok: bool = False, persist: bool = False) -> Self:
+        """Create a FIFO: mkfifo(3).
+
+        Leaving the `with` block removes the FIFO from the file system again, also one that
+        was taken over, unless `persist` is true.  Ends that are open stay connected.
+
+        :param path: where, in a folder that exists
+        :param mode: permission bits, less those of the process's umask: 0o600 means nobody but this user
+        :param exist_ok: take over the FIFO that exists, with its mode as it is
+        :param persist: leave the FIFO in the file system
+        :raises ExistsError: if there is something at this path, and it is not a FIFO or `exist_ok` is false
+        :raises NotFoundError: if the folder does not exist
+        :raises AccessError: if the folder may not be written
+        :raises ValueError: if an argument can't be right
+        """
+        name = os.fsdecode(path)
+        check_mode(mode)
+        try:
+            os.mkfifo(name, mode)
+        except FileExistsError:
+            if not (exist_ok and _is_fifo(os.stat(name))):
+                what = "a FIFO, perhaps left by a program that was killed: open its ends, or pass exist_ok=True"
+                text = f"there is {what if _is_fifo(os.lstat(name)) else 'something else than a FIFO'}"
+                raise ExistsError(errno.EEXIST, text, name) from None
+        except OSError as error:
+            raise from_errno(error.errno or 0, name) from None
+        return cls(name, remove=not persist)
+
+    @staticmethod
+    def open_reader(path: _Path, *, keep_open: bool = False) -> Opening[FifoReader]:
+        """Open the end to read from, once somebody has opened the other: open(2) with O_RDONLY.
+
+        The result can be awaited, or entered with `async with`, which closes it.  Cancelled, it is as
+        if it had never been opened.
+
+        :param keep_open: do not wait, and do not end when the last writer goes: others may
+            come.  This takes the right to write to the FIFO, too
+        :raises NotFoundError: if there is nothing at this path
+        :raises AccessError: if its mode and owner forbid it
+        :raises LimitError: if the process has no descriptor left, or no thread can be started to wait
+        :raises ValueError: if it is not a FIFO
+        """
+        return Opening(os.fsdecode(path), _open_both if keep_open else _open_reader)
+
+    @staticmethod
+    def open_writer(path: _Path) -> Opening[FifoWriter]:
+        """Open the end to write to, once somebody has opened the other: open(2) with O_WRONLY.
+
+        For the rest see `open_reader`.
+        """
+        return Opening(os.fsdecode(path), _open_writer)
+
+    def close(self) -> None:
+        """Close the handle.  The FIFO stays: leaving the `with` block removes it, and so does `unlink`."""
+        self._handle.closed = True
+
+    def unlink(self) -> None:
+        """Remove the FIFO from the file system: unlink(2).  Something else at its path is left alone.
+
+        :raises NotFoundError: if this FIFO is not to be found at its path any more
+        :raises AccessError: if the folder may not be written
+        """
+        try:
+            if not os.path.samestat(os.lstat(self.path), self._file):
+                raise FileNotFoundError
+            os.unlink(self.path)
+        except FileNotFoundError:
+            raise NotFoundError(errno.ENOENT, "the FIFO has been removed already", self.path) from None
+        except OSError as error:
+            raise from_errno(error.errno or 0, self.path) from None
+
+    _remove_object = unlink
+
+
+class FifoStatistics(NamedTuple):
+    """What `FifoReader.statistics` or `FifoWriter.statistics` found."""
+
+    bytes: int
+    """Bytes written and yet to be read."""
+    capacity: int
+    """How many bytes fit before writers wait."""
+    tasks_waiting: int
+    """Tasks of this process that wait, on this end."""
+
+
+class FifoEnd(AsyncLifetime):
+    """An open end of a FIFO."""
+
+    path: str
+    """Where the FIFO is, or was."""
+
+    def __init__(self, path: str, *descriptors: int) -> None:
+        """Not for use: see `Fifo`."""
+        self.path = path
+        self._label = repr(path)
+        self._removes = False
+        self._fileno = descriptors[0]
+        self._all = descriptors
+        self._descriptor = self._handle = Descriptor(self._fileno, f"FIFO {path}")
+
+    def close(self) -> None:
+        """Close this end: close(2).
+
+        Tasks that wait get `ClosedError`.  May be called again, and from a callback of the loop.
+        """
+        if not self._descriptor.closed:
+            try:
+                self._descriptor.close()
+            finally:
+                for descriptor in self._all:
+                    os.close(descriptor)
+
+    def _remove_object(self) -> None:
+        """It is not ours."""
+
+    def fileno(self) -> int:
+        """The descriptor, for select, poll or epoll.  It stays the handle's: never close it.
+
+        :raises ClosedError: if this end is closed
+        """
+        self._descriptor.check()
+        return self._fileno
+
+    @property
+    @abstractmethod
+    def _direction(self) -> Direction: ...
+
+    def statistics(self) -> FifoStatistics:
+        """What is in the FIFO, and who waits: ioctl(2) with FIONREAD, fcntl(2) with F_GETPIPE_SZ.
+
+        :raises ClosedError: if this end is closed
+        """
+        self._descriptor.check()
+        size = fcntl.ioctl(self._fileno, termios.FIONREAD, bytes(4))
+        return FifoStatistics(
+            bytes=int.from_bytes(size, sys.byteorder),
+            capacity=fcntl.fcntl(self._fileno, fcntl.F_GETPIPE_SZ),
+            tasks_waiting=self._direction.waiting,
+        )
+
+
+class FifoReader(FifoEnd, ByteReceiveStream):
+    """The end of a FIFO to read from: an anyio byte stream."""
+
+    @property
+    def _direction(self) -> Direction:
+        return self._descriptor.reading
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Read what there is, waiting for at least one byte: read(2).
+
+        Cancelled, it has read nothing.
+
+        :param max_bytes: how many bytes to read at most
+        :raises EndOfStream: if all has been read and no writer is left
+        :raises ClosedError: if this end is closed, now or while it waits
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        """
+        return await self._direction.perform(self._read, check_range("max_bytes", max_bytes, 1, 2**31 - 1))
+
+    def receive_nowait(self, max_bytes: int = 65536) -> bytes:
+        """Read what there is.  Parameters and exceptions are those of `receive`, and
+
+        :raises WouldBlock: if there is nothing, or tasks wait to read already
+        """
+        return self._direction.perform_nowait(self._read, check_range("max_bytes", max_bytes, 1, 2**31 - 1))
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self.receive()
+        except (EndOfStream, ClosedError):
+            raise StopAsyncIteration from None
+
+    def _read(self, max_bytes: int) -> bytes:
+        try:
+            data = os.read(self._fileno, max_bytes)
+        except BlockingIOError:
+            raise WouldBlock(f"{self._descriptor.what} is empty") from None
+        except OSError as error:
+            raise from_errno(error.errno or 0, self.path) from None
+        if not data:
+            raise EndOfStream(f"nobody has {self._descriptor.what} open for writing")
+        return data
+
+
+class FifoWriter(FifoEnd, ByteSendStream):
+    """The end of a FIFO to write to: an anyio byte stream."""
+
+    @property
+    def _direction(self) -> Direction:
+        return self._descriptor.writing
+
+    async def send(self, item: Buffer) -> None:
+        """Write all bytes, waiting for room: write(2).
+
+        Up to PIPE_BUF (4096) bytes are written together or, cancelled, not at all; of more, a
+        part may have been written, and other processes may write in between.  Other tasks with this end wait.
+
+        :raises BrokenError: if nobody has the FIFO open for reading
+        :raises ClosedError: if this end is closed, now or while it waits
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        :raises TypeError: if it is not bytes-like
+        """
+        await self._direction.perform(_Write(self, message_bytes(item)))
+
+    def send_nowait(self, item: Buffer) -> None:
+        """Write up to PIPE_BUF (4096) bytes if there is room for all.  Exceptions are those of `send`, and
+
+        :raises ValueError: if there are more bytes: they could be written in part only
+        :raises WouldBlock: if there is no room, or tasks wait to write already
+        """
+        data = message_bytes(item)
+        if len(data) > select.PIPE_BUF:
+            raise ValueError(
+                f"{len(data):,} bytes; only {select.PIPE_BUF:,} (PIPE_BUF) are sure to be written together"
+            )
+        self._direction.perform_nowait(_Write(self, data))
+
+
+class _Write:
+    """write(2) of some bytes, as often as it takes."""
+
+    def __init__(self, end: FifoWriter, data: bytes) -> None:
+        self._end = end
+        self._left = memoryview(data)
+
+    def __call__(self) -> None:
+        end = self._end
+        if not self._left:
+            return
+        try:
+            written = os.write(end.fileno(), self._left)
+        except BlockingIOError:
+            raise WouldBlock(f"FIFO {end.path} is full") from None
+        except BrokenPipeError:
+            raise BrokenError(f"nobody has FIFO {end.path} open for reading") from None
+        except OSError as error:
+            raise from_errno(error.errno or 0, end.path) from None
+        self._left = self._left[written:]
+        if self._left:  # even if there is room again: the loop has other things to do
+            raise WouldBlock
+
+
+class Opening(Awaitable[_End], AbstractAsyncContextManager[_End, None], Generic[_End]):
+    """An end of a FIFO that is to be opened: `await` it, or enter it with `async with`."""
+
+    def __init__(self, path: str, open_end: Callable[[str], Awaitable[_End]]) -> None:
+        """Not for use: see `Fifo`."""
+        self._path = path
+        self._open_end = open_end
+        self._end: _End | None = None
+
+    def __await__(self) -> Generator[None, None, _End]:
+        return self._open().__await__()
+
+    async def _open(self) -> _End:
+        return await self._open_end(self._path)
+
+    async def __aenter__(self) -> _End:
+        self._end = await self._open()
+        return self._end
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._end is not None:
+            self._end.close()
+
+
+async def _open_reader(path: str) -> FifoReader:
+    return FifoReader(path, await _opened(path, os.O_RDONLY))
+
+
+async def _open_writer(path: str) -> FifoWriter:
+    return FifoWriter(path, await _opened(path, os.O_WRONLY))
+
+
+async def _open_both(path: str) -> FifoReader:
+    reading = _Open(path, os.O_RDONLY).at_once()
+    try:
+        return FifoReader(path, reading, _Open(path, os.O_WRONLY).at_once())
+    except BaseException:
+        os.close(reading)
+        raise
+
+
+async def _opened(path: str, flags: int) -> int:
+    handle = Calls(f"FIFO {path}")
+    line = handle.line("open", lambda: _Open(path, flags))
+    try:
+        descriptor: int = await line.perform(line.call)
+    finally:
+        handle.close()
+    os.set_blocking(descriptor, False)
+    return descriptor
+
+
+class _Open(Call[int]):
+    """open(2) of one end."""
+
+    def __init__(self, path: str, flags: int) -> None:
+        self._path = path
+        self._flags = flags
+
+    def __call__(self) -> int:
+        if self._flags == os.O_RDONLY:
+            # Without waiting it would succeed in any case, and so would writers from then on.
+            self._check()
+            raise WouldBlock
+        return self.at_once()
+
+    def at_once(self) -> int:
+        """Open it without waiting."""
+        return self._open(self._flags | os.O_NONBLOCK)
+
+    def block(self) -> int:
+        return self._open(self._flags)
+
+    def revoke(self, result: int) -> bool:
+        os.close(result)
+        return True
+
+    def _open(self, flags: int) -> int:
+        # Not of what it is not meant for: to open a terminal or a tape has effects.
+        self._check()
+        try:
+            return _interrupt.open(self._path, flags)
+        except InterruptedError:
+            raise
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise WouldBlock(f"nobody has FIFO {self._path} open for reading") from None
+            raise self._explain(error) from None
+
+    def _check(self) -> None:
+        try:
+            found = os.stat(self._path)
+        except OSError as error:
+            raise self._explain(error) from None
+        if not _is_fifo(found):
+            raise ValueError(f"{self._path} is not a FIFO")
+
+    def _explain(self, error: OSError) -> Error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            text = f"no descriptor left: {_limits.explain_open_files()}"
+            return from_errno(error.errno, self._path, text)
+        if error.errno == errno.ENOENT:
+            return from_errno(error.errno, self._path, "there is no FIFO at this path; Fifo.create() makes one")
+        return from_errno(error.errno or 0, self._path)
+
+
+def _is_fifo(file: os.stat_result) -> bool:
+    return stat.S_ISFIFO(file.st_mode)
