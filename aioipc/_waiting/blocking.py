@@ -234,8 +234,8 @@ class CallLine(Line):
         self._run = None
         leavers, self._leavers = self._leavers, []
         if run.end is End.DONE:
-            if not self._pass_on(run.call, run.value) and leavers:
-                leavers[0].tell(News.HAVE, run.value)
+            if not self._pass_on(run.call, run.value):
+                self._hand_to_heir(run, leavers)
         elif run.end is not End.INTERRUPTED and self._first_wants(run.call):
             first = next(iter(self._places))
             if run.end is End.READY:
@@ -247,6 +247,8 @@ class CallLine(Line):
         for leaver in leavers:
             if leaver.news is None:
                 leaver.tell(News.GONE)
+        if self._calls.closed:
+            self._wake_all()
         self._calls.ended(run)
         self._go_on(lucky=run.end is End.DONE)
 
@@ -306,15 +308,34 @@ class CallLine(Line):
             else:
                 self.finish(run)
 
+    def _hand_to_heir(self, run: Run, leavers: list[Sleeper]) -> None:
+        """What can't be given back has come first: before a cancellation, or before the handle was closed."""
+        first, call = next(iter(self._places.items()), (None, None))
+        if leavers:
+            leavers[0].tell(News.HAVE, run.value)
+        elif first is not None and call is run.call:
+            self._remove(first)
+            first.tell(News.HAVE, run.value)
+
     def close(self) -> None:
         """Wake all; the handle is closed already."""
         self.gate.held = True
         if self._calls.inherited:
             return
-        self._abandon()
         for sleeper, call in list(self._handed.items()):
             if call.revoke(sleeper.value):
                 del self._handed[sleeper]
                 sleeper.news = News.TRY
+        run = self._run
+        if run is None:
+            self._wake_all()
+        elif run.end is None:
+            run.interrupt()
+            self._wake_all(but=next(iter(self._places), None))  # it may turn out that it has its result
+        else:
+            self.finish(run)
+
+    def _wake_all(self, but: Sleeper | None = None) -> None:
         for sleeper in self._places:
-            sleeper.tell(News.TRY)
+            if sleeper is not but:
+                sleeper.tell(News.TRY)
