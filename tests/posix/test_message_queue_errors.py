@@ -252,8 +252,8 @@ def test_queues_max(new_name: NewName) -> None:
     except NotImplementedError:
         pytest.skip("it takes root to have an IPC namespace of one's own")
     except aioipc.LimitError as error:
-        assert error.errno == errno.ENOSPC  # noqa: PT017
-        assert "fs.mqueue.queues_max (2 now; raise it with `sysctl -w" in error.strerror  # noqa: PT017
+        assert error.errno == errno.ENOSPC
+        assert "fs.mqueue.queues_max (2 now; raise it with `sysctl -w" in error.strerror
     else:
         pytest.fail("three queues where two are allowed")
 

@@ -33,7 +33,7 @@ class Kind(ABC):
     def take(self) -> bool:
         """Take one if there is one."""
 
-    taker: list[str] = []
+    taker: list[str]
     """What makes taker.c take the same."""
 
     @abstractmethod
@@ -55,6 +55,10 @@ class Kind(ABC):
     @abstractmethod
     def waiting(self) -> int:
         """How many tasks wait."""
+
+    def settle(self) -> None:
+        """Make it as it was at first, whether something was done or not."""
+        self.left()
 
     def left(self) -> int:
         """Take all that there are."""
@@ -139,6 +143,9 @@ class Exchange(Set):
         await self.handle.operate((0, -1), (1, 1))
         libc.semop(self.handle.id, (1, -1))
         return True
+
+    def settle(self) -> None:
+        self._first_handle.values = [0, 0, 0]
 
     def left(self) -> int:
         assert self._first_handle[1].value == 0, "it was done for nobody"
