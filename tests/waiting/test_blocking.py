@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,30 +39,31 @@ LOOPS: dict[str, Callable[[Any], Any]] = {
 
 
 def threads() -> set[str]:
-    return set(os.listdir("/proc/self/task"))
+    """The threads that aioipc has started, as ps -L would show them."""
+    return {thread for thread in os.listdir("/proc/self/task") if name_of(thread) == "aioipc"}
 
 
-def is_ours(thread: str) -> bool:
-    """Whether aioipc has started it."""
+def name_of(thread: str) -> str | None:
     try:
-        return Path("/proc/self/task", thread, "comm").read_text() == "aioipc\n"
+        return Path("/proc/self/task", thread, "comm").read_text().strip()
     except OSError:  # it has ended
-        return False
+        return None
 
 
-class Threads:
-    """What is started from now on."""
+@asynccontextmanager
+async def no_thread_is_left() -> AsyncIterator[None]:
+    """As there was none before."""
+    await until(lambda: not threads())
+    yield
+    await until(lambda: not threads())
 
-    async def __aenter__(self) -> Threads:
-        await until(lambda: not any(map(is_ours, threads())))
-        self._before = threads()
-        return self
 
-    async def __aexit__(self, *error: object) -> None:
-        await until(lambda: threads() <= self._before)
-
-    def __len__(self) -> int:
-        return len(threads() - self._before)
+async def check_threads(count: int) -> None:
+    """There are so many threads, and no more come."""
+    await until(lambda: len(threads()) >= count)
+    for _ in range(100):
+        await anyio.lowlevel.checkpoint()
+        assert len(threads()) == count
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -87,11 +88,11 @@ def bare(name: str) -> Iterator[posix_ipc.Semaphore]:
 @every_kind
 async def test_one_thread_for_all_tasks_that_want_the_same(name: str, kind: str) -> None:
     with made(kind, name) as it:
-        async with Threads() as started, anyio.create_task_group() as group:
+        async with no_thread_is_left(), anyio.create_task_group() as group:
             for _ in range(100):
                 group.start_soon(it.wait)
             await until(lambda: it.waiting == 100)
-            assert len(started) == 1
+            await check_threads(1)
             group.cancel_scope.cancel()
         assert it.waiting == 0
 
@@ -99,13 +100,13 @@ async def test_one_thread_for_all_tasks_that_want_the_same(name: str, kind: str)
 @pytest.mark.anyio
 async def test_a_thread_for_each_thing_that_is_waited_for() -> None:
     async with sysv.MessageQueue.create(None) as queue:
-        async with Threads() as started, anyio.create_task_group() as group:
+        async with no_thread_is_left(), anyio.create_task_group() as group:
             for type in (0, 1, 2, -3):
                 group.start_soon(partial(queue.receive, type))
                 group.start_soon(partial(queue.receive, type))
             group.start_soon(partial(queue.receive, exclude=1))
             await until(lambda: queue.statistics().tasks_waiting_receive == 9)
-            assert len(started) == 5
+            await check_threads(5)
             group.cancel_scope.cancel()
 
 
@@ -118,11 +119,11 @@ async def test_a_thousand_semaphores_waited_for_at_once() -> None:
             await members[number].acquire()
             order.append(number)
 
-        async with Threads() as started, anyio.create_task_group() as group:
+        async with no_thread_is_left(), anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(acquire, number)
             await until(lambda: sum(members.statistics().waiting_for_nonzero) == 1000)
-            assert len(started) == 1000
+            await check_threads(1000)
             for number in range(1000):
                 libc.semop(members.id, (number, 1))
         assert sorted(order) == list(range(1000))
