@@ -10,92 +10,46 @@ IPC namespace of its own, where it may raise the system's limits.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import ctypes
 import functools
 import itertools
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import posix_ipc
-import uvloop
+from harness import LOOPS, Measurement, compiled, own_namespace, report, report_idle, run, start
 
 from aioipc.posix import MessageQueue
 
-PEER_SOURCE = Path(__file__).parent.parent / "peers" / "mq.c"
-PROCESSORS = os.sched_getaffinity(0)
-CLONE_NEWIPC = 0x08000000
 COUNTER = itertools.count()
-MISSED: list[str] = []
-"""The candidates over their bound; the program then ends with status 1."""
-
-Measure = Callable[[], float]
-"""One round: the seconds that one operation took."""
 
 
 def raise_limits() -> None:
-    """Move to an IPC namespace with limits wide enough for all measurements, if that is allowed."""
-    if os.geteuid() != 0 or ctypes.CDLL(None).unshare(CLONE_NEWIPC) != 0:
-        return
-    for name, value in (("msg_max", 5000), ("queues_max", 2000)):
-        Path("/proc/sys/fs/mqueue", name).write_text(str(value))
+    """Make room for all measurements, if that is allowed."""
+    if own_namespace():
+        for name, value in (("msg_max", 5000), ("queues_max", 2000)):
+            Path("/proc/sys/fs/mqueue", name).write_text(str(value))
 
 
-@contextmanager
-def compiled_peer() -> Iterator[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        program = f"{folder}/mq"
-        command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", str(PEER_SOURCE), "-o", program, "-lrt"]
-        subprocess.run(command, check=True)
-        yield program
+def bound(measurement: Callable[[str, int], None], peer: str) -> Measurement:
+    """The measurement with its peer."""
 
+    @functools.wraps(measurement)
+    def measure(rounds: int) -> None:
+        measurement(peer, rounds)
 
-def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a peer on the other processor.
-
-    Left to itself the scheduler puts two processes that take turns on one processor or
-    on two, as it likes, and a round trip takes ten microseconds or eighty.
-    """
-    process = subprocess.Popen(command, **options)
-    os.sched_setaffinity(process.pid, {max(PROCESSORS)})
-    return process
+    return measure
 
 
 def create(max_messages: int = 10, size: int = 64) -> MessageQueue:
     name = f"/aioipc-benchmark-{os.getpid()}-{next(COUNTER)}"
     return MessageQueue.create(name, max_messages=max_messages, max_message_size=size)
-
-
-def report(title: str, bound: float, rounds: int, baseline: Measure, candidates: dict[str, Measure]) -> None:
-    """Measure in turn, print each candidate's ratio to the baseline."""
-    times: dict[str, list[float]] = {name: [] for name in ("baseline", *candidates)}
-    for _ in range(rounds):
-        times["baseline"].append(baseline())
-        for name, measure in candidates.items():
-            times[name].append(measure())
-    base = statistics.median(times["baseline"])
-    MISSED.extend(name for name in candidates if statistics.median(times[name]) / base > bound)
-    for name in candidates:
-        own = statistics.median(times[name])
-        ratios = [a / b for a, b in zip(times[name], times["baseline"], strict=True)]
-        print(
-            f"{title + ', ' + name:<58} {own / base:5.2f} (bound {bound}, "
-            f"rounds {min(ratios):.2f} to {max(ratios):.2f}; {own * 1e6:.2f} us against {base * 1e6:.2f} us)",
-            flush=True,
-        )
-
-
-LOOPS: dict[str, Callable[[Awaitable[float]], float]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
 
 
 def never_empty(peer: str, rounds: int) -> None:
@@ -163,7 +117,9 @@ def ping_pong(peer: str, rounds: int, count: int = 2000) -> None:
                         await here.receive()
                     return (time.perf_counter() - began) / count
 
-        report("ping-pong", 1.5, rounds, in_c, {name: lambda run=run: run(in_task()) for name, run in LOOPS.items()})
+        report(
+            "ping-pong", 1.5, rounds, in_c, {name: lambda loop=loop: loop(in_task()) for name, loop in LOOPS.items()}
+        )
 
 
 async def trips_beside(peer: str, count: int, idle: list[MessageQueue]) -> float:
@@ -227,8 +183,8 @@ async def wake(tasks: int, count: int) -> float:
 
 def many_tasks(peer: str, rounds: int) -> None:
     """The wake-up of one of 10,000 tasks, against that of one of 10."""
-    for name, run in LOOPS.items():
-        few, many = (lambda run=run, n=n: run(wake(n, 20_000)) for n in (10, 10_000))
+    for name, loop in LOOPS.items():
+        few, many = (lambda loop=loop, n=n: loop(wake(n, 20_000)) for n in (10, 10_000))
         report("one of 10,000 waiting tasks", 1.5, rounds, few, {name: many})
 
 
@@ -247,8 +203,8 @@ async def wait_idle(seconds: float) -> float:
 
 def idle(peer: str, rounds: int) -> None:
     """Processor time of ten seconds of waiting."""
-    for name, run in LOOPS.items():
-        print(f"{'idle for 10 s, ' + name:<58} {run(wait_idle(10)) * 1e3:5.2f} ms of processor time (bound 10)")
+    for name, start_loop in LOOPS.items():
+        report_idle(name, start_loop(wait_idle(10)))
 
 
 def importing(peer: str, rounds: int) -> None:
@@ -268,22 +224,7 @@ def importing(peer: str, rounds: int) -> None:
 MEASUREMENTS = (never_empty, ping_pong, many_queues, many_tasks, idle, importing)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--only", default="", metavar="WORD", help="of " + ", ".join(m.__name__ for m in MEASUREMENTS))
-    arguments = parser.parse_args()
-    raise_limits()
-    print(f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} processors")
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # measure imports as users see them
-    os.sched_setaffinity(0, {min(PROCESSORS)})
-    with compiled_peer() as peer:
-        for measurement in MEASUREMENTS:
-            if arguments.only in measurement.__name__:
-                functools.partial(measurement, peer, arguments.rounds)()
-
-    sys.exit(1 if MISSED else 0)
-
-
 if __name__ == "__main__":
-    main()
+    raise_limits()
+    with compiled("mq") as peer:
+        run(__doc__, tuple(bound(measurement, peer) for measurement in MEASUREMENTS))

@@ -61,7 +61,7 @@ async def no_thread_is_left() -> AsyncIterator[None]:
 async def check_threads(count: int) -> None:
     """There are so many threads, and no more come."""
     await until(lambda: len(threads()) >= count)
-    for _ in range(100):
+    for _ in range(5):
         await anyio.lowlevel.checkpoint()
         assert len(threads()) == count
 

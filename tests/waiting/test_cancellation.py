@@ -14,9 +14,13 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import libc
 import pytest
 from conftest import PEERS, compile_c, running
 from kinds import KINDS, every_kind, made
+
+from aioipc import sysv
+from aioipc._waiting import workers
 
 
 @pytest.fixture(scope="session")
@@ -259,3 +263,24 @@ async def test_a_timeout_that_comes_too_late(name: str, kind: str) -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert task.cancelling() == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("first", "order"), [(b"first", [b"first", b"second"]), (b"", [b"second", b""])])
+async def test_where_a_message_is_after_a_cancelled_receive(first: bytes, order: list[bytes]) -> None:
+    """Where it was, for it never left; but one without data has left, and is put back at the end."""
+    async with sysv.MessageQueue.create(None) as queue, anyio.create_task_group() as group:
+        task = Task(group, queue.receive)
+        await until(lambda: queue.statistics().tasks_waiting_receive == 1)
+        libc.msgsnd(queue.id, 1, first)
+        while threads_waiting():  # without letting the loop run
+            pass
+        libc.msgsnd(queue.id, 1, b"second")
+        task.scope.cancel()
+        await task.done.wait()
+        assert task.result is None
+        assert [libc.msgrcv(queue.id)[0] for _ in order] == order
+
+
+def threads_waiting() -> bool:
+    return bool(workers._active)
