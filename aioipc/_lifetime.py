@@ -83,3 +83,27 @@ class AsyncLifetime(Lifetime):
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(exc_type, exc_value, traceback)
+
+
+class Acquirable(ABC):
+    """What `async with` acquires for the length of a block."""
+
+    @abstractmethod
+    async def acquire(self) -> None:
+        """Take one, waiting for it."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give one back."""
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

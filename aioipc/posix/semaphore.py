@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
 
+from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
-from aioipc._lifetime import Lifetime
+from aioipc._lifetime import Acquirable, Lifetime
 from aioipc._waiting.blocking import Call, Calls
 from aioipc.errors import (
     AccessError,
@@ -28,7 +29,6 @@ from aioipc.errors import (
 from aioipc.posix._names import check_name
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 _LONGEST_NAME = 251  # bytes after the slash: NAME_MAX less "sem."
@@ -50,7 +50,7 @@ class SemaphoreStatistics(NamedTuple):
     """Permission bits, such as 0o600."""
 
 
-class Semaphore(Lifetime):
+class Semaphore(Acquirable, Lifetime):
     """A handle of a POSIX named semaphore.  Make one with `create` or `open`.
 
     A semaphore counts permits.  `async with` takes one for the length of a block; `with` is the
@@ -130,7 +130,7 @@ class Semaphore(Lifetime):
         :raises AccessError: if it belongs to another user
         """
         try:
-            if not self._is_there():
+            if self._find_own() is None:
                 raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name)
             posix_ipc.unlink_semaphore(self.name)
         except posix_ipc.ExistentialError:
@@ -140,9 +140,11 @@ class Semaphore(Lifetime):
 
     _remove_object = unlink
 
-    def _is_there(self) -> bool:
+    def _find_own(self) -> os.stat_result | None:
+        """The semaphore's file, if its name still stands for it."""
         found = _find(self.name)
-        return found is not None and self._file is not None and os.path.samestat(found, self._file)
+        is_own = found is not None and self._file is not None and os.path.samestat(found, self._file)
+        return found if is_own else None
 
     # Use
 
@@ -185,18 +187,6 @@ class Semaphore(Lifetime):
             except OSError as error:  # the last permits were given by others meanwhile
                 raise _explain(error, self.name) from None
 
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
     # Looking
 
     @property
@@ -213,8 +203,7 @@ class Semaphore(Lifetime):
 
         :raises ClosedError: if the handle is closed
         """
-        file = self._file if self._is_there() else None
-        status = _find(self.name) if file is not None else None
+        status = self._find_own()
         return SemaphoreStatistics(
             value=self.value,
             tasks_waiting_acquire=self._line.waiting,
@@ -279,8 +268,6 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
 
 
 def _explain(error: OSError, name: str) -> Error:
-    from aioipc import _limits
-
     number = error.errno or _limits.no_descriptor_left() or 0
     if number in (errno.EMFILE, errno.ENFILE):
         return from_errno(number, name, f"no descriptor left: {_limits.explain_open_files()}")

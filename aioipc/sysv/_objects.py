@@ -8,13 +8,74 @@ import os
 import pwd
 from collections.abc import Callable
 from contextlib import suppress
-from typing import SupportsIndex
+from typing import ClassVar, SupportsIndex, TypeVar
+
+import sysv_ipc
 
 from aioipc._arguments import check_range
+from aioipc._lifetime import AsyncLifetime
+from aioipc._waiting.blocking import Calls
 from aioipc.errors import AccessError, Error, ExistsError, NotFoundError, RemovedError, from_errno
 from aioipc.sysv.keys import PRIVATE, check_key
 
+_T = TypeVar("_T")
+
 _ID_MAX = 2**31 - 1
+_REMOVE: dict[str, Callable[[int], None]] = {
+    "message queue": sysv_ipc.remove_message_queue,
+    "semaphore set": sysv_ipc.remove_semaphore,
+}
+
+
+class Object(AsyncLifetime):
+    """A handle of a System V object."""
+
+    key: int
+    """The key, or `PRIVATE`."""
+    id: int
+    """The id, by which any process of the system can open it."""
+
+    _kind: ClassVar[str]
+
+    def __init__(self, key: int, id: int, *, remove: bool) -> None:
+        self.key = key
+        self.id = id
+        self._removes = remove
+        self._label = label(key, id)
+        self._name = f"{self._kind} ({self._label})"
+        self._calls = self._handle = Calls(self._name)
+
+    def close(self) -> None:
+        """Close the handle.  To the kernel that means nothing: System V objects are not opened.
+
+        Tasks that wait get `ClosedError`, every `async for` ends.  The object stays in the system, as
+        it is: leaving the `with` block removes it, and so does `remove`.
+        May be called again, and from a callback of the loop.
+        """
+        self._calls.close()
+
+    def remove(self) -> None:
+        """Remove the object from the system, with all that is in it: msgctl(2), semctl(2) with IPC_RMID.
+
+        Works on a closed handle too.  Whoever waits for the object, in any process, gets `RemovedError` (EIDRM).
+
+        :raises RemovedError: if it has been removed already
+        :raises AccessError: if it belongs to another user
+        """
+        try:
+            _REMOVE[self._kind](self.id)
+        except sysv_ipc.ExistentialError:
+            raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
+        except sysv_ipc.PermissionsError:
+            raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
+
+    _remove_object = remove
+
+    def _try(self, call: Callable[..., _T], *args: object) -> _T:
+        try:
+            return call(*args)
+        except OSError as error:
+            raise explain(error, self._name) from None
 
 
 def label(key: int, id: int) -> str:

@@ -17,18 +17,16 @@ from anyio.abc import ObjectStream
 
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range, message_bytes
-from aioipc._lifetime import AsyncLifetime
 from aioipc._waiting._immediate import Iterator
-from aioipc._waiting.blocking import CallLine, Calls
+from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
-    AccessError,
     ClosedError,
     LimitError,
     MessageTooLongError,
-    RemovedError,
 )
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._msg import KIND, TYPE_MAX, Message, Receive, Send, msgfind, msgget
+from aioipc.sysv._objects import Object
 from aioipc.sysv.keys import PRIVATE, check_key
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ class MessageQueueStatistics(NamedTuple):
     """Permission bits, such as 0o600."""
 
 
-class MessageQueue(AsyncLifetime, ObjectStream[Message]):
+class MessageQueue(Object, ObjectStream[Message]):
     """A handle of a System V message queue.  Make one with `create` or `open`.
 
     It is an anyio object stream: messages can be sent and received by any number of
@@ -86,23 +84,16 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
     process that opened it.  It is not thread-safe; let each loop open its own.
     """
 
-    key: int
-    """The key, or `PRIVATE`."""
-    id: int
-    """The id, by which any process of the system can open it."""
+    _kind = KIND
+
     max_message_size: int
     """How many bytes a message may have."""
 
     def __init__(self, key: int, id: int, max_message_size: int | None, *, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
-        self.key = key
-        self.id = id
+        super().__init__(key, id, remove=remove)
         self.max_message_size = max_message_size or _limits.sysctl("kernel.msgmax") or 8192
         self._size_is_chosen = max_message_size is not None
-        self._removes = remove
-        self._label = _objects.label(key, id)
-        self._name = f"{KIND} ({self._label})"
-        self._calls = self._handle = Calls(self._name)
         # The call of this line is never made: each task in it has its own.
         self._sending = self._calls.line("send", lambda: Send(id, self._name, b"", 1))
 
@@ -182,32 +173,6 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
             raise _objects.missing(KIND, f"id {id}") from None
         return cls(number, id, size, remove=False)
 
-    def close(self) -> None:
-        """Close the handle.  To the kernel that means nothing: System V objects are not opened.
-
-        Tasks that wait get `ClosedError`, every `async for` ends.  The queue stays in the
-        system, with its messages: leaving the `with` block removes it, and so does `remove`.
-        May be called again, and from a callback of the loop.
-        """
-        self._calls.close()
-
-    def remove(self) -> None:
-        """Remove the queue from the system, with all messages in it: msgctl(2) with IPC_RMID.
-
-        Works on a closed handle too.  Whoever waits for the queue, in any process, gets `RemovedError` (EIDRM).
-
-        :raises RemovedError: if it has been removed already
-        :raises AccessError: if it belongs to another user
-        """
-        try:
-            sysv_ipc.remove_message_queue(self.id)
-        except sysv_ipc.ExistentialError:
-            raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
-        except sysv_ipc.PermissionsError:
-            raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
-
-    _remove_object = remove
-
     def change(
         self,
         *,
@@ -229,7 +194,7 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
         :raises ValueError: if an argument is out of range
         """
         self._handle.check()
-        status = self._stat()
+        status = self._try(_calls.msg_stat, self.id)
         settings = (
             status[1] if owner is None else _objects.user_id(owner),
             status[2] if group is None else _objects.group_id(group),
@@ -390,7 +355,8 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
         :raises RemovedError: if the queue has been removed
         """
         self._handle.check()
-        _, uid, gid, cuid, cgid, mode, count, size, limit, sender, receiver, sent, received, changed = self._stat()
+        status = self._try(_calls.msg_stat, self.id)
+        _, uid, gid, cuid, cgid, mode, count, size, limit, sender, receiver, sent, received, changed = status
         return MessageQueueStatistics(
             messages=count,
             bytes=size,
@@ -408,12 +374,6 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
             creator_group=cgid,
             mode=mode,
         )
-
-    def _stat(self) -> tuple[int, ...]:
-        try:
-            return _calls.msg_stat(self.id)
-        except OSError as error:
-            raise _objects.explain(error, self._name) from None
 
 
 def _check_size(size: int | None) -> int | None:

@@ -8,18 +8,17 @@ makes no difference to the kernel which of them has acquired.
 
 from __future__ import annotations
 
-import errno
 import operator
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import sysv_ipc
 
 from aioipc._arguments import check_mode, check_range
-from aioipc._lifetime import AsyncLifetime
-from aioipc._waiting.blocking import CallLine, Calls
-from aioipc.errors import AccessError, RemovedError
+from aioipc._lifetime import Acquirable
+from aioipc._waiting.blocking import CallLine
 from aioipc.sysv import _calls, _objects
+from aioipc.sysv._objects import Object
 from aioipc.sysv._sem import (
     AMOUNT_MAX,
     KIND,
@@ -35,10 +34,7 @@ from aioipc.sysv._sem import (
 from aioipc.sysv.keys import PRIVATE, check_key
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
-
-_T = TypeVar("_T")
 
 
 class SemaphoreSetStatistics(NamedTuple):
@@ -70,7 +66,7 @@ class SemaphoreSetStatistics(NamedTuple):
     """Permission bits, such as 0o600."""
 
 
-class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
+class SemaphoreSet(Object, Sequence["SetMember"]):
     """A handle of a System V semaphore set.  Make one with `create` or `open`.
 
     It is a sequence of its semaphores.  `operate` does operations on several of them at once, or none.
@@ -79,22 +75,15 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
     process that opened it.  It is not thread-safe; let each loop open its own.
     """
 
-    key: int
-    """The key, or `PRIVATE`."""
-    id: int
-    """The id, by which any process of the system can open it."""
+    _kind = KIND
+
     undo: bool
     """Whether the kernel undoes what this process has done by this handle when it ends."""
 
     def __init__(self, key: int, id: int, size: int, *, undo: bool, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
-        self.key = key
-        self.id = id
+        super().__init__(key, id, remove=remove)
         self.undo = undo
-        self._removes = remove
-        self._label = _objects.label(key, id)
-        self._name = f"{KIND} ({self._label})"
-        self._calls = self._handle = Calls(self._name)
         self._size = size
 
     # Lifetime
@@ -171,32 +160,6 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
             assert id is not None
             number = find_by_id(id, f"id {id}")[0]
         return cls(number, id, when_made(id, number), undo=undo, remove=False)
-
-    def close(self) -> None:
-        """Close the handle.  To the kernel that means nothing: System V objects are not opened.
-
-        Tasks that wait get `ClosedError`.  The set stays in the system, with its values:
-        leaving the `with` block removes it, and so does `remove`.
-        May be called again, and from a callback of the loop.
-        """
-        self._calls.close()
-
-    def remove(self) -> None:
-        """Remove the set from the system: semctl(2) with IPC_RMID.
-
-        Works on a closed handle too.  Whoever waits for the set, in any process, gets `RemovedError` (EIDRM).
-
-        :raises RemovedError: if it has been removed already
-        :raises AccessError: if it belongs to another user
-        """
-        try:
-            sysv_ipc.remove_semaphore(self.id)
-        except sysv_ipc.ExistentialError:
-            raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
-        except sysv_ipc.PermissionsError:
-            raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
-
-    _remove_object = remove
 
     def change(
         self, *, owner: int | str | None = None, group: int | str | None = None, mode: int | None = None
@@ -335,14 +298,8 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
         self._handle.check()
         return self._try(_calls.semctl, self.id, number, command, value)
 
-    def _try(self, call: Callable[..., _T], *args: object) -> _T:
-        try:
-            return call(*args)
-        except OSError as error:
-            raise _objects.explain(error, self._name) from None
 
-
-class SetMember:
+class SetMember(Acquirable):
     """One semaphore of a `SemaphoreSet`: `set[0]`.  `async with` acquires and releases it."""
 
     def __init__(self, semaphores: SemaphoreSet, index: int) -> None:
@@ -378,18 +335,6 @@ class SetMember:
         :raises WouldBlock: if it is not
         """
         self.set.operate_nowait((self.index, 0))
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     @property
     def value(self) -> int:

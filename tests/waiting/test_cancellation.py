@@ -214,7 +214,7 @@ async def test_the_ways_of_asyncio(name: str, kind: str, way: str, races: int, r
             assert it.left() == 1 - got
             all_got += got
             given_up += not got
-        assert min(given_up, all_got) > 0
+        assert min(given_up, all_got) > 0 or races < 10_000
 
 
 @pytest.mark.parametrize("kind", ["queue, sending", "operations with a release"])
