@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import pickle
 import random
 import subprocess
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.abc
+import anyio.lowlevel
 import posix_ipc
 import pytest
+import sniffio
+import trio
 
 PEERS = Path(__file__).parent / "peers"
 NOBODY = 65534
@@ -60,7 +67,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
-    """Makes names of POSIX objects; the queues of these names are removed in the end."""
+    """Makes names of POSIX objects; the queues and semaphores of these names are removed in the end."""
     made: list[str] = []
 
     def make() -> str:
@@ -71,6 +78,8 @@ def new_name() -> Iterator[Callable[[], str]]:
     for name in made:
         with suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_message_queue(name)
+        with suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_semaphore(name)
 
 
 @pytest.fixture
@@ -84,9 +93,15 @@ def mq(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compile_c(PEERS / "mq.c", tmp_path_factory.mktemp("peers") / "mq")
 
 
+@pytest.fixture(scope="session")
+def sem(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The C program that uses POSIX semaphores: see peers/sem.c."""
+    return compile_c(PEERS / "sem.c", tmp_path_factory.mktemp("peers") / "sem")
+
+
 def compile_c(source: Path, program: Path) -> str:
     command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, str(source), "-o", str(program), "-lrt"], check=True)
+    subprocess.run([*command, str(source), "-o", str(program), "-lrt", "-pthread"], check=True)
     return str(program)
 
 
@@ -102,8 +117,70 @@ def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
     assert process.returncode == 0
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the other tasks, threads and processes run until something holds that they bring about."""
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+class Task:
+    """A task of any loop that can be cancelled, and whose result is kept."""
+
+    def __init__(self, group: anyio.abc.TaskGroup, operation: Callable[[], Awaitable[object]]) -> None:
+        self.scope = anyio.CancelScope()
+        self.result: object = None
+        self.done = anyio.Event()
+        group.start_soon(self._run, operation)
+
+    async def _run(self, operation: Callable[[], Awaitable[object]]) -> None:
+        with self.scope:
+            self.result = await operation()
+        self.done.set()
+
+    async def cancel(self) -> None:
+        self.scope.cancel()
+        await self.done.wait()
+
+
+def call_soon(function: Callable[[], object]) -> None:
+    """Have the running loop call it: not in a task."""
+    if sniffio.current_async_library() == "trio":
+        trio.lowlevel.current_trio_token().run_sync_soon(function)
+    else:
+        asyncio.get_running_loop().call_soon(function)
+
+
+async def times_out(operation: Callable[[], Awaitable[object]], seconds: float = 0.01) -> bool:
+    """Whether the loop's own kind of timeout ends an operation."""
+    if sniffio.current_async_library() == "trio":
+        with trio.move_on_after(seconds) as scope:
+            await operation()
+        return scope.cancelled_caught
+    try:
+        async with asyncio.timeout(seconds):
+            await operation()
+    except TimeoutError:
+        return True
+    return False
+
+
+def worker_threads() -> set[str]:
+    """The threads of aioipc in this process, also those that are about to end for want of work."""
+    found = set()
+    for thread in os.listdir("/proc/self/task"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if Path(f"/proc/self/task/{thread}/comm").read_text() == "aioipc\n":
+                found.add(thread)
+    return found
+
+
 def in_child(function: Callable[[], Any]) -> Any:
     """Call the function in a forked child, and return its result or raise its exception here."""
+    # Python warns of a fork beside other threads, as it should.
+    deadline = time.monotonic() + 30
+    while worker_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

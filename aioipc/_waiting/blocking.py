@@ -190,7 +190,7 @@ class CallLine(Line):
             self._remove(sleeper)
             self._handed.pop(sleeper, None)
             self.gate.renew()
-            self._go_on(lucky=served)
+            self._go_on(lucky=served or sleeper.news is News.HAVE)
         if sleeper.news is News.FAILED:
             raise sleeper.value
         return cast(_T, sleeper.value)
@@ -211,6 +211,8 @@ class CallLine(Line):
         :param lucky: somebody has just got what he wanted, and so there may be more: tell
             the first to try before a thread is asked to wait
         """
+        if self._handed:  # he goes on first, though trio would run both in any order
+            return
         if lucky and self._run is None and self._trying is None and self._places and not self._calls.closed:
             self._trying = next(iter(self._places))
             self._trying.tell(News.TRY)

@@ -114,19 +114,19 @@ class _Places(ABC):
 
     def leave(self, place: object, served: bool) -> None:
         """Give up a place: served, or cancelled."""
-        del self.taken[place]
+        news = self.taken.pop(place)
         if not self.taken and not self.closed:
             self._gate.held = False
         self._gate.renew()
-        self._left(served)
+        self._left(served, news)
 
     @abstractmethod
     async def turn(self, place: object) -> None:
         """Return when this place is the first and the descriptor is ready, or all is closed."""
 
     @abstractmethod
-    def _left(self, served: bool) -> None:
-        """A place was given up."""
+    def _left(self, served: bool, news: Any) -> None:
+        """A place was given up, at which this was left."""
 
     @abstractmethod
     def close(self) -> None:
@@ -141,30 +141,47 @@ class _AsyncioPlaces(_Places):
         self._loop = asyncio.get_running_loop()
         self._watched = False
         self._settling = False
+        # uvloop reports an error, such as that a FIFO has lost its readers, once, and then watches
+        # no more: what came of a report to write must be known, or the descriptor be watched anew.
+        self._suspect = False
 
     async def turn(self, place: object) -> None:
         if self.closed:
             return
+        if self.taken[place] is not None:  # woken in vain
+            self._suspect = self._writing
         future = self.taken[place] = self._loop.create_future()
+        self._watch()
+        await future
+
+    def _watch(self) -> None:
+        if self._suspect:
+            self._unwatch()
         if not self._watched:
             add = self._loop.add_writer if self._writing else self._loop.add_reader
             add(self._fileno, self._ready)
             self._watched = True
-        await future
 
     def _ready(self) -> None:
         # The loop asks the selector before it runs the step of the task that was woken
         # the last time: what it saw then is old once that task has been served.
         if self._settling:
+            self._suspect = self._writing
             return
+        self._wake_first()
+
+    def _wake_first(self) -> None:
         future = self.first()
         if future is not None and not future.done():
             future.set_result(None)
 
-    def _left(self, served: bool) -> None:
+    def _left(self, served: bool, news: asyncio.Future[None] | None) -> None:
         if not served:
             if not self.taken:
                 self._unwatch()
+            elif news is not None and news.done() and not news.cancelled():
+                # It was woken, and did not use its turn, maybe because of an error.
+                self._wake_first()
         elif not self._settling:
             # A task that receives in a loop is back in line before this runs: no
             # remove_reader and add_reader for each message.
@@ -175,8 +192,11 @@ class _AsyncioPlaces(_Places):
         self._settling = False
         if not self.taken:
             self._unwatch()
+        elif self._suspect:
+            self._watch()
 
     def _unwatch(self) -> None:
+        self._suspect = False
         if self._watched:
             self._watched = False
             # After a fork the selector is the parent's too: to unregister would end its wait.
@@ -213,7 +233,7 @@ class _TrioPlaces(_Places):
         with suppress(self._trio.ClosedResourceError):
             await wait(self._fileno)
 
-    def _left(self, served: bool) -> None:
+    def _left(self, served: bool, news: Any) -> None:
         event = self.first()
         if event is not None:
             event.set()

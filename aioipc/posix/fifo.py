@@ -54,13 +54,16 @@ class Fifo(AsyncLifetime):
     path: str
     """Where it is, as an absolute path."""
 
-    def __init__(self, path: str, *, remove: bool) -> None:
+    def __init__(self, path: str, place: int, *, remove: bool) -> None:
         """Not for use: see `create`."""
         self.path = os.path.abspath(path)
         self._label = repr(path)
         self._removes = remove
+        # A descriptor of the place in the file system.  As long as it is open, no file can be made
+        # there that looks the same, with the same inode number.
+        self._place = place
+        self._file = os.fstat(place)
         self._handle = Handle(f"FIFO {path}")
-        self._file = os.stat(path)
 
     @classmethod
     def create(cls, path: _Path, *, mode: int = 0o600, exist_ok: bool = False, persist: bool = False) -> Self:
@@ -76,20 +79,19 @@ class Fifo(AsyncLifetime):
         :raises ExistsError: if there is something at this path, and it is not a FIFO or `exist_ok` is false
         :raises NotFoundError: if the folder does not exist
         :raises AccessError: if the folder may not be written
+        :raises LimitError: if the process has no descriptor left
         :raises ValueError: if an argument can't be right
         """
         name = os.fsdecode(path)
         check_mode(mode)
-        try:
-            os.mkfifo(name, mode)
-        except FileExistsError:
-            if not (exist_ok and _is_fifo(os.stat(name))):
-                what = "a FIFO, perhaps left by a program that was killed: open its ends, or pass exist_ok=True"
-                text = f"there is {what if _is_fifo(os.lstat(name)) else 'something else than a FIFO'}"
-                raise ExistsError(errno.EEXIST, text, name) from None
-        except OSError as error:
-            raise from_errno(error.errno or 0, name) from None
-        return cls(name, remove=not persist)
+        place, is_new = _make_or_find(name, mode)
+        is_fifo = _is_fifo(os.fstat(place))
+        if not is_fifo or not (is_new or exist_ok):
+            os.close(place)
+            what = "a FIFO, perhaps left by a program that was killed: open its ends, or pass exist_ok=True"
+            text = f"there is {what if is_fifo else 'something else than a FIFO'}"
+            raise ExistsError(errno.EEXIST, text, name)
+        return cls(name, place, remove=not persist)
 
     @staticmethod
     def open_reader(path: _Path, *, keep_open: bool = False) -> Opening[FifoReader]:
@@ -117,10 +119,15 @@ class Fifo(AsyncLifetime):
 
     def close(self) -> None:
         """Close the handle.  The FIFO stays: leaving the `with` block removes it, and so does `unlink`."""
-        self._handle.closed = True
+        if not self._handle.closed:
+            self._handle.closed = True
+            os.close(self._place)
 
     def unlink(self) -> None:
         """Remove the FIFO from the file system: unlink(2).  Something else at its path is left alone.
+
+        Works on a closed handle too, which can take another FIFO for its own, though, if that was made at
+        the same path after this one had been removed: file systems use their numbers again.
 
         :raises NotFoundError: if this FIFO is not to be found at its path any more
         :raises AccessError: if the folder may not be written
@@ -135,6 +142,27 @@ class Fifo(AsyncLifetime):
             raise from_errno(error.errno or 0, self.path) from None
 
     _remove_object = unlink
+
+
+def _make_or_find(path: str, mode: int) -> tuple[int, bool]:
+    """A descriptor of the place of what is at this path, and whether it is a new FIFO."""
+    while True:
+        try:
+            os.mkfifo(path, mode)
+            is_new = True
+        except FileExistsError:
+            is_new = False
+        except OSError as error:
+            raise from_errno(error.errno or 0, path) from None
+        try:
+            # This opens neither the FIFO nor, if it is something else, that.
+            return os.open(path, os.O_PATH | os.O_NOFOLLOW), is_new
+        except FileNotFoundError:
+            continue  # removed just now
+        except OSError as error:
+            if is_new:
+                os.unlink(path)
+            raise _explain(error, path) from None
 
 
 class FifoStatistics(NamedTuple):
@@ -398,23 +426,23 @@ class _Open(Call[int]):
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise WouldBlock(f"nobody has FIFO {self._path} open for reading") from None
-            raise self._explain(error) from None
+            raise _explain(error, self._path) from None
 
     def _check(self) -> None:
         try:
             found = os.stat(self._path)
         except OSError as error:
-            raise self._explain(error) from None
+            raise _explain(error, self._path) from None
         if not _is_fifo(found):
             raise ValueError(f"{self._path} is not a FIFO")
 
-    def _explain(self, error: OSError) -> Error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            text = f"no descriptor left: {_limits.explain_open_files()}"
-            return from_errno(error.errno, self._path, text)
-        if error.errno == errno.ENOENT:
-            return from_errno(error.errno, self._path, "there is no FIFO at this path; Fifo.create() makes one")
-        return from_errno(error.errno or 0, self._path)
+
+def _explain(error: OSError, path: str) -> Error:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return from_errno(error.errno, path, f"no descriptor left: {_limits.explain_open_files()}")
+    if error.errno == errno.ENOENT:
+        return from_errno(error.errno, path, "there is no FIFO at this path; Fifo.create() makes one")
+    return from_errno(error.errno or 0, path)
 
 
 def _is_fifo(file: os.stat_result) -> bool:

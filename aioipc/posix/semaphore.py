@@ -178,9 +178,7 @@ class Semaphore(Acquirable, Lifetime):
         check_range("n", n, 1, _VALUE_MAX)
         self._handle.check()
         if self._semaphore.value > _VALUE_MAX - n:
-            raise LimitError(
-                errno.EOVERFLOW, f"the value would pass SEM_VALUE_MAX ({_VALUE_MAX:,}), which is fixed", self.name
-            )
+            raise _too_great(self.name)
         for _ in range(n):
             try:
                 self._semaphore.release()
@@ -268,12 +266,18 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
 
 
 def _explain(error: OSError, name: str) -> Error:
+    if error.errno == errno.EOVERFLOW:
+        return _too_great(name)
     number = error.errno or _limits.no_descriptor_left() or 0
     if number in (errno.EMFILE, errno.ENFILE):
         return from_errno(number, name, f"no descriptor left: {_limits.explain_open_files()}")
     if number == errno.ENOSPC:
         return from_errno(number, name, "no room left in the shared-memory file system; see `df /dev/shm`")
     return from_errno(number, name)
+
+
+def _too_great(name: str) -> LimitError:
+    return LimitError(errno.EOVERFLOW, f"the value would pass SEM_VALUE_MAX ({_VALUE_MAX:,}), which is fixed", name)
 
 
 def _find(name: str) -> os.stat_result | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from tempfile import TemporaryFile
 
@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import posix_ipc
 import pytest
-from conftest import running
+from conftest import Task, running
 
 from aioipc.posix import Message, MessageQueue
 
@@ -30,25 +30,6 @@ def small(name: str, max_messages: int = 1) -> MessageQueue:
 async def passes(count: int) -> None:
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
-
-
-class Task:
-    """A task of any loop that can be cancelled, and whose result is kept."""
-
-    def __init__(self, group: anyio.abc.TaskGroup, operation: Callable[[], Awaitable[object]]) -> None:
-        self.scope = anyio.CancelScope()
-        self.result: object = None
-        self.done = anyio.Event()
-        group.start_soon(self._run, operation)
-
-    async def _run(self, operation: Callable[[], Awaitable[object]]) -> None:
-        with self.scope:
-            self.result = await operation()
-        self.done.set()
-
-    async def cancel(self) -> None:
-        self.scope.cancel()
-        await self.done.wait()
 
 
 @pytest.mark.anyio

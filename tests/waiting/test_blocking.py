@@ -13,7 +13,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,7 +22,7 @@ import posix_ipc
 import pytest
 import trio
 import uvloop
-from conftest import as_nobody, in_child
+from conftest import as_nobody, in_child, until, worker_threads
 from kinds import KINDS, every_kind, made
 
 import aioipc
@@ -38,38 +37,20 @@ LOOPS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def threads() -> set[str]:
-    """The threads that aioipc has started, as ps -L would show them."""
-    return {thread for thread in os.listdir("/proc/self/task") if name_of(thread) == "aioipc"}
-
-
-def name_of(thread: str) -> str | None:
-    try:
-        return Path("/proc/self/task", thread, "comm").read_text().strip()
-    except OSError:  # it has ended
-        return None
-
-
 @asynccontextmanager
 async def no_thread_is_left() -> AsyncIterator[None]:
     """As there was none before."""
-    await until(lambda: not threads())
+    await until(lambda: not worker_threads())
     yield
-    await until(lambda: not threads())
+    await until(lambda: not worker_threads())
 
 
 async def check_threads(count: int) -> None:
     """There are so many threads, and no more come."""
-    await until(lambda: len(threads()) >= count)
+    await until(lambda: len(worker_threads()) >= count)
     for _ in range(5):
         await anyio.lowlevel.checkpoint()
-        assert len(threads()) == count
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
+        assert len(worker_threads()) == count
 
 
 @contextmanager
@@ -138,7 +119,7 @@ async def test_a_thread_is_used_again(name: str) -> None:
             async with anyio.create_task_group() as group:
                 group.start_soon(semaphore.acquire)
                 await until(lambda: semaphore.statistics().tasks_waiting_acquire == 1)
-                seen |= threads()
+                seen |= worker_threads()
                 other.release()
         assert len(seen) < 50
 

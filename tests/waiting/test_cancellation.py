@@ -9,14 +9,13 @@ import asyncio
 import random
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 import libc
 import pytest
-from conftest import PEERS, compile_c, running
+from conftest import PEERS, Task, compile_c, running, until
 from kinds import KINDS, every_kind, made
 
 from aioipc import sysv
@@ -29,32 +28,11 @@ def taker(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compile_c(PEERS / "taker.c", tmp_path_factory.mktemp("peers") / "taker")
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
-
-
 def spin(seconds: float) -> None:
     """Pass some time without giving it to anybody on this processor."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
-
-
-class Task:
-    """A task of any loop that can be cancelled, and whose result is kept."""
-
-    def __init__(self, group: anyio.abc.TaskGroup, operation: Callable[[], Awaitable[object]]) -> None:
-        self.scope = anyio.CancelScope()
-        self.result: object = None
-        self.done = anyio.Event()
-        group.start_soon(self._run, operation)
-
-    async def _run(self, operation: Callable[[], Awaitable[object]]) -> None:
-        with self.scope:
-            self.result = await operation()
-        self.done.set()
 
 
 @pytest.mark.anyio
