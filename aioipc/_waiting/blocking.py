@@ -233,12 +233,13 @@ class CallLine(Line):
             return
         self._run = None
         leavers, self._leavers = self._leavers, []
-        if run.end is End.DONE:
+        end = run.settle()
+        if end is End.DONE:
             if not self._pass_on(run.call, run.value) and leavers:
                 leavers[0].tell(News.HAVE, run.value)
-        elif run.end is not End.INTERRUPTED and self._first_wants(run.call):
+        elif end in (End.READY, End.FAILED) and self._first_wants(run.call):
             first = next(iter(self._places))
-            if run.end is End.READY:
+            if end is End.READY:
                 self._trying = first
                 first.tell(News.TRY)
             else:
@@ -247,8 +248,9 @@ class CallLine(Line):
         for leaver in leavers:
             if leaver.news is None:
                 leaver.tell(News.GONE)
-        self._calls.ended(run)
-        self._go_on(lucky=run.end is End.DONE)
+        if end is not None:
+            self._calls.ended(run)
+        self._go_on(lucky=end is End.DONE)
 
     def _first_wants(self, call: object) -> bool:
         return not self._calls.closed and next(iter(self._places.values()), None) is call

@@ -68,7 +68,7 @@ class Run:
         """What the call returned, if DONE; the exception, if FAILED."""
         self._report = report
         self._abandoned = abandoned
-        self._unwanted = self._forgotten = False
+        self._unwanted = self._forgotten = self._settled = False
         self._interrupter: Interrupter | None = None
         self._lock = _thread.allocate_lock()
         self._running = _thread.allocate_lock()
@@ -102,7 +102,7 @@ class Run:
     def abandon(self) -> bool:
         """Do so, and let the thread give back what it has taken nevertheless.
 
-        :returns: False if the run has ended already, and was or will be reported
+        :returns: False if the run has ended already: see `settle`
         """
         with self._lock:
             if self.end is not None:
@@ -110,6 +110,14 @@ class Run:
             self._forgotten = True
         self.interrupt()
         return True
+
+    def settle(self) -> End | None:
+        """How it ended, for the first who asks, in any thread, and sees to what it has taken; None for all others."""
+        with self._lock:
+            if self._settled:
+                return None
+            self._settled = True
+            return self.end
 
     def join(self, timeout: float) -> None:
         """Wait in this thread for the end."""
@@ -151,9 +159,11 @@ class Run:
             except RuntimeError:  # the event loop has been closed
                 self._forgotten = True
         if self._forgotten:
-            if self.end is End.DONE:
+            end = self.settle()  # somebody may just be closing the handle
+            if end is End.DONE:
                 self.call.revoke(self.value)
-            self._abandoned(self)
+            if end is not None:
+                self._abandoned(self)
         self._running.release()
 
 
