@@ -75,7 +75,8 @@ class Calls(Handle):
         # each of its requests a type of its own for the answer makes thousands.
         self._lines: WeakValueDictionary[Hashable, CallLine] = WeakValueDictionary()
         self._recent: dict[Hashable, CallLine] = {}
-        self._runs: set[Run] = set()
+        # Who may use the object still: this handle, until it has been closed, and runs.
+        self._users: set[object] = {"handle"}
         self._release = [release]
         self._on_trio = False
 
@@ -105,9 +106,10 @@ class Calls(Handle):
         if self.closed:
             return
         self.closed = True
-        for line in list(self._lines.values()):
+        # Both: the garbage collector clears weak references before it calls __del__.
+        for line in {*self._recent.values(), *self._lines.values()}:
             line.close()
-        self._release_unless_running()
+        self.ended("handle")
 
     def _bound(self, on_trio: bool) -> None:
         self._on_trio = on_trio
@@ -127,16 +129,12 @@ class Calls(Handle):
 
     def began(self, run: Run) -> None:
         """A run uses the object."""
-        self._runs.add(run)
+        self._users.add(run)
 
-    def ended(self, run: Run) -> None:
+    def ended(self, user: object) -> None:
         """It does no more.  Called in any thread."""
-        self._runs.discard(run)
-        if self.closed:
-            self._release_unless_running()
-
-    def _release_unless_running(self) -> None:
-        if not self._runs or self.inherited:
+        self._users.discard(user)
+        if not self._users or self.inherited:
             try:
                 release = self._release.pop()  # by one thread only
             except IndexError:
