@@ -209,6 +209,8 @@ class CallLine(Line):
         :param lucky: somebody has just got what he wanted, and so there may be more: tell
             the first to try before a thread is asked to wait
         """
+        if self._calls.inherited:  # its garbage collector ends what the parent's tasks have begun
+            return
         if lucky and self._run is None and self._trying is None and self._places and not self._calls.closed:
             self._trying = next(iter(self._places))
             self._trying.tell(News.TRY)
@@ -267,6 +269,8 @@ class CallLine(Line):
 
     async def _give_up(self, sleeper: Sleeper, call: Call[Any], error: BaseException) -> bool:
         """Leave the line because of an exception; whether it came too late, and the task has its result."""
+        if self._calls.inherited:  # the parent's task will have the result, and has the thread
+            return False
         if sleeper.news is News.HAVE:
             del self._handed[sleeper]
             if self._pass_on(call, sleeper.value):
@@ -283,7 +287,7 @@ class CallLine(Line):
             try:
                 news = await sleeper.sleep_on()
             except GeneratorExit:
-                if sleeper in self._leavers:
+                if sleeper in self._leavers and not self._calls.inherited:
                     self._leavers.remove(sleeper)
                     self._abandon()
                 raise
