@@ -274,6 +274,8 @@ class CallLine(Line):
         if sleeper.news is News.HAVE:
             del self._handed[sleeper]
             if self._pass_on(call, sleeper.value):
+                if self._run is not None and not self._first_wants(self._run.call):
+                    self._run.interrupt()  # whoever it waited for has just got the result
                 return False
         else:
             self._remove(sleeper)
