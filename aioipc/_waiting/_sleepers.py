@@ -6,7 +6,6 @@ import asyncio
 import enum
 import sys
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,8 +46,11 @@ class Sleeper(ABC):
         """Do so whatever cancellation comes meanwhile, and say what the news is."""
 
     @abstractmethod
-    def deliver_later(self, cancellation: BaseException) -> None:
-        """A cancellation came too late for this operation: deliver it at the next suspension."""
+    def deliver_later(self, error: BaseException) -> bool:
+        """An exception came too late for this operation; if it is a cancellation, deliver it at the next suspension.
+
+        :returns: False if it is something else, such as KeyboardInterrupt on trio: it must be raised now
+        """
 
 
 class AsyncioSleeper(Sleeper):
@@ -58,6 +60,7 @@ class AsyncioSleeper(Sleeper):
         self._task = asyncio.current_task()
         self._requests = 0 if self._task is None else self._task.cancelling()
         self._future: asyncio.Future[None] | None = None
+        self._later: tuple[Any, ...] | None = None  # the message of a cancellation that task.cancel() is to repeat
 
     def _wake(self) -> None:
         if self._future is not None and not self._future.done() and not self._loop.is_closed():
@@ -70,15 +73,27 @@ class AsyncioSleeper(Sleeper):
 
     async def sleep_on(self) -> News | None:
         while self.news is None:
-            with suppress(asyncio.CancelledError):  # the one that is to be raised afterwards will do
+            try:
                 await self.sleep()
+            except asyncio.CancelledError as error:  # the one that is to be raised afterwards will do
+                self._note(error)
         return self.news
 
-    def deliver_later(self, cancellation: BaseException) -> None:
+    def deliver_later(self, error: BaseException) -> bool:
+        if not isinstance(error, asyncio.CancelledError):
+            return False
         # Not before the task suspends again, and not if whoever wanted the cancellation
         # takes it back before: an asyncio.timeout() whose block ends with this operation.
-        if not self._loop.is_closed():
-            self._loop.call_soon(self._cancel_again, cancellation.args)
+        self._note(error)
+        if self._later is not None and not self._loop.is_closed():
+            self._loop.call_soon(self._cancel_again, self._later)
+        return True
+
+    def _note(self, cancellation: asyncio.CancelledError) -> None:
+        # anyio's scopes cancel again by themselves, but not where the task is shielded by
+        # then.  There is no better mark of theirs than the message; anyio goes by it, too.
+        if not str(cancellation).startswith(("Cancelled via cancel scope ", "Cancelled by cancel scope ")):
+            self._later = cancellation.args
 
     def _cancel_again(self, message: tuple[Any, ...]) -> None:
         task = self._task
@@ -107,5 +122,5 @@ class TrioSleeper(Sleeper):
             await self.sleep()
         return self.news
 
-    def deliver_later(self, cancellation: BaseException) -> None:
-        """trio does that: its scopes stay cancelled."""
+    def deliver_later(self, error: BaseException) -> bool:
+        return isinstance(error, self._trio.Cancelled)  # trio does it: its scopes stay cancelled

@@ -295,10 +295,7 @@ class CallLine(Line):
                 raise
             if news is not News.HAVE:
                 return False
-        if isinstance(error, GeneratorExit):
-            return False
-        sleeper.deliver_later(error)
-        return True
+        return sleeper.deliver_later(error)
 
     def _abandon(self) -> None:
         """End the run without the help of the loop, which may not run any more."""
