@@ -164,10 +164,10 @@ class CallLine(Line):
         sleeper = self._calls.sleeper()
         self._places[sleeper] = call
         self.gate.held = True
-        served = False
         try:
             while True:
-                self._go_on()
+                if self._run is None and self._trying is None:  # and so it is the first in line
+                    self._start(call)
                 try:
                     await sleeper.sleep()
                 except BaseException as error:
@@ -177,18 +177,15 @@ class CallLine(Line):
                     break
                 self._calls.check()
                 try:
-                    result = call()
+                    return call()
                 except WouldBlock:
                     self._trying = None
                     sleeper.news = None
-                else:
-                    served = True
-                    return result
         finally:
             self._remove(sleeper)
             self._handed.pop(sleeper, None)
             self.gate.renew()
-            self._go_on(lucky=served)
+            self._go_on()
         if sleeper.news is News.FAILED:
             raise sleeper.value
         return cast(_T, sleeper.value)
@@ -203,29 +200,25 @@ class CallLine(Line):
 
     # The thread
 
-    def _go_on(self, *, lucky: bool = False) -> None:
-        """See to it that something happens for the first in line.
+    def _start(self, call: Call[Any]) -> None:
+        """Have a thread wait for the first in line, who has tried in vain."""
+        run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
+        self._run = run
+        self._calls.began(run)
+        try:
+            run.start()
+        except Exception:
+            self._run = None
+            self._calls.ended(run)
+            raise
 
-        :param lucky: somebody has just got what he wanted, and so there may be more: tell
-            the first to try before a thread is asked to wait
-        """
-        if self._calls.inherited:  # its garbage collector ends what the parent's tasks have begun
+    def _go_on(self) -> None:
+        """See to it that something happens for the first in line: that it tries, before a thread is asked to wait."""
+        if self._calls.closed or self._calls.inherited:  # what a child collects is the parent's to go on with
             return
-        if lucky and self._run is None and self._trying is None and self._places and not self._calls.closed:
+        if self._run is None and self._trying is None and self._places:
             self._trying = next(iter(self._places))
             self._trying.tell(News.TRY)
-        while self._run is None and self._trying is None and self._places and not self._calls.closed:
-            first, call = next(iter(self._places.items()))
-            run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
-            self._run = run
-            self._calls.began(run)
-            try:
-                run.start()
-            except Exception as error:  # noqa: BLE001, the task will raise it
-                self._run = None
-                self._calls.ended(run)
-                self._remove(first)
-                first.tell(News.FAILED, error)
 
     def finish(self, run: Run) -> None:
         """A run has ended: tell those whom it concerns."""
@@ -237,20 +230,16 @@ class CallLine(Line):
         if end is End.DONE:
             if not self._pass_on(run.call, run.value) and leavers:
                 leavers[0].tell(News.HAVE, run.value)
-        elif end in (End.READY, End.FAILED) and self._first_wants(run.call):
+        elif end is End.FAILED and self._first_wants(run.call):
             first = next(iter(self._places))
-            if end is End.READY:
-                self._trying = first
-                first.tell(News.TRY)
-            else:
-                self._remove(first)
-                first.tell(News.FAILED, run.value)
+            self._remove(first)
+            first.tell(News.FAILED, run.value)
         for leaver in leavers:
             if leaver.news is None:
                 leaver.tell(News.GONE)
         if end is not None:
             self._calls.ended(run)
-        self._go_on(lucky=end is End.DONE)
+        self._go_on()
 
     def _first_wants(self, call: object) -> bool:
         return not self._calls.closed and next(iter(self._places.values()), None) is call
