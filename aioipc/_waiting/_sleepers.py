@@ -7,6 +7,7 @@ import enum
 import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     import trio
@@ -53,12 +54,22 @@ class Sleeper(ABC):
         """
 
 
+_delivered: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+"""For tasks that are to be cancelled again: how many requests they knew of before.
+
+Such a task may wait here again by then, and that operation too may be over when the cancellation comes.
+"""
+
+
 class AsyncioSleeper(Sleeper):
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._requests = 0 if self._task is None else self._task.cancelling()
+        self._task = task = asyncio.current_task()
+        self._requests = 0  # for cancellation, that the task has been told of
+        if task is not None:
+            # One that was made in this very step (by a task started eagerly, say) comes with the suspension.
+            self._requests = _delivered.get(task, task.cancelling() - getattr(task, "_must_cancel", False))
         self._future: asyncio.Future[None] | None = None
         self._later: tuple[Any, ...] | None = None  # the message of a cancellation that task.cancel() is to repeat
 
@@ -85,7 +96,8 @@ class AsyncioSleeper(Sleeper):
         # Not before the task suspends again, and not if whoever wanted the cancellation
         # takes it back before: an asyncio.timeout() whose block ends with this operation.
         self._note(error)
-        if self._later is not None and not self._loop.is_closed():
+        if self._task is not None and self._later is not None and not self._loop.is_closed():
+            _delivered[self._task] = self._requests
             self._loop.call_soon(self._cancel_again, self._later)
         return True
 
@@ -97,7 +109,9 @@ class AsyncioSleeper(Sleeper):
 
     def _cancel_again(self, message: tuple[Any, ...]) -> None:
         task = self._task
-        if task is not None and not task.done() and task.cancelling() > self._requests:
+        assert task is not None
+        _delivered.pop(task, None)
+        if not task.done() and task.cancelling() > self._requests:
             task.uncancel()  # so that the number of requests stays what it is
             task.cancel(*message)
 
