@@ -6,8 +6,8 @@ import asyncio
 import enum
 import sys
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     import trio
@@ -47,17 +47,31 @@ class Sleeper(ABC):
         """Do so whatever cancellation comes meanwhile, and say what the news is."""
 
     @abstractmethod
-    def deliver_later(self, cancellation: BaseException) -> None:
-        """A cancellation came too late for this operation: deliver it at the next suspension."""
+    def deliver_later(self, error: BaseException) -> bool:
+        """An exception came too late for this operation; if it is a cancellation, deliver it at the next suspension.
+
+        :returns: False if it is something else, such as KeyboardInterrupt on trio: it must be raised now
+        """
+
+
+_delivered: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+"""For tasks that are to be cancelled again: how many requests they knew of before.
+
+Such a task may wait here again by then, and that operation too may be over when the cancellation comes.
+"""
 
 
 class AsyncioSleeper(Sleeper):
     def __init__(self) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._requests = 0 if self._task is None else self._task.cancelling()
+        self._task = task = asyncio.current_task()
+        self._requests = 0  # for cancellation, that the task has been told of
+        if task is not None:
+            # One that was made in this very step (by a task started eagerly, say) comes with the suspension.
+            self._requests = _delivered.get(task, task.cancelling() - getattr(task, "_must_cancel", False))
         self._future: asyncio.Future[None] | None = None
+        self._later: tuple[Any, ...] | None = None  # the message of a cancellation that task.cancel() is to repeat
 
     def _wake(self) -> None:
         if self._future is not None and not self._future.done() and not self._loop.is_closed():
@@ -70,19 +84,34 @@ class AsyncioSleeper(Sleeper):
 
     async def sleep_on(self) -> News | None:
         while self.news is None:
-            with suppress(asyncio.CancelledError):  # the one that is to be raised afterwards will do
+            try:
                 await self.sleep()
+            except asyncio.CancelledError as error:  # the one that is to be raised afterwards will do
+                self._note(error)
         return self.news
 
-    def deliver_later(self, cancellation: BaseException) -> None:
+    def deliver_later(self, error: BaseException) -> bool:
+        if not isinstance(error, asyncio.CancelledError):
+            return False
         # Not before the task suspends again, and not if whoever wanted the cancellation
         # takes it back before: an asyncio.timeout() whose block ends with this operation.
-        if not self._loop.is_closed():
-            self._loop.call_soon(self._cancel_again, cancellation.args)
+        self._note(error)
+        if self._task is not None and self._later is not None and not self._loop.is_closed():
+            _delivered[self._task] = self._requests
+            self._loop.call_soon(self._cancel_again, self._later)
+        return True
+
+    def _note(self, cancellation: asyncio.CancelledError) -> None:
+        # anyio's scopes cancel again by themselves, but not where the task is shielded by
+        # then.  There is no better mark of theirs than the message; anyio goes by it, too.
+        if not str(cancellation).startswith(("Cancelled via cancel scope ", "Cancelled by cancel scope ")):
+            self._later = cancellation.args
 
     def _cancel_again(self, message: tuple[Any, ...]) -> None:
         task = self._task
-        if task is not None and not task.done() and task.cancelling() > self._requests:
+        assert task is not None
+        _delivered.pop(task, None)
+        if not task.done() and task.cancelling() > self._requests:
             task.uncancel()  # so that the number of requests stays what it is
             task.cancel(*message)
 
@@ -107,5 +136,5 @@ class TrioSleeper(Sleeper):
             await self.sleep()
         return self.news
 
-    def deliver_later(self, cancellation: BaseException) -> None:
-        """trio does that: its scopes stay cancelled."""
+    def deliver_later(self, error: BaseException) -> bool:
+        return isinstance(error, self._trio.Cancelled)  # trio does it: its scopes stay cancelled

@@ -75,14 +75,15 @@ class Calls(Handle):
         # each of its requests a type of its own for the answer makes thousands.
         self._lines: WeakValueDictionary[Hashable, CallLine] = WeakValueDictionary()
         self._recent: dict[Hashable, CallLine] = {}
-        self._runs: set[Run] = set()
+        # Who may use the object still: this handle, until it has been closed, and runs.
+        self._users: set[object] = {"handle"}
         self._release = [release]
         self._on_trio = False
 
-    def line(self, wanted: Hashable, make_call: Callable[[], Call[Any]]) -> CallLine:
+    def line(self, wanted: Hashable, make_call: Callable[[], Call[Any] | None] = lambda: None) -> CallLine:
         """The line of the tasks that want this.
 
-        :param make_call: makes the call that they share, for a new line
+        :param make_call: makes the call that they share, for a new line, unless each has its own
         """
         line = self._recent.get(wanted)
         if line is None:
@@ -105,9 +106,10 @@ class Calls(Handle):
         if self.closed:
             return
         self.closed = True
-        for line in list(self._lines.values()):
+        # Both: the garbage collector clears weak references before it calls __del__.
+        for line in {*self._recent.values(), *self._lines.values()}:
             line.close()
-        self._release_unless_running()
+        self.ended("handle")
 
     def _bound(self, on_trio: bool) -> None:
         self._on_trio = on_trio
@@ -127,16 +129,12 @@ class Calls(Handle):
 
     def began(self, run: Run) -> None:
         """A run uses the object."""
-        self._runs.add(run)
+        self._users.add(run)
 
-    def ended(self, run: Run) -> None:
+    def ended(self, user: object) -> None:
         """It does no more.  Called in any thread."""
-        self._runs.discard(run)
-        if self.closed:
-            self._release_unless_running()
-
-    def _release_unless_running(self) -> None:
-        if not self._runs or self.inherited:
+        self._users.discard(user)
+        if not self._users or self.inherited:
             try:
                 release = self._release.pop()  # by one thread only
             except IndexError:
@@ -147,11 +145,13 @@ class Calls(Handle):
 class CallLine(Line):
     """The tasks that want the same of an object, and the thread that waits for them."""
 
-    def __init__(self, calls: Calls, call: Call[Any]) -> None:
+    def __init__(self, calls: Calls, call: Call[Any] | None) -> None:
         super().__init__(calls)
-        self.call = call
-        """What the tasks share; not what those do who each have something of their own to send."""
+        self.call: Any = call
+        """What the tasks share, if they do."""
         self._calls = calls
+        # As long as somebody is in line, the handle is open and this is not a fork's child, either
+        # there is a run, or somebody was told something and is yet to run.
         self._places: OrderedDict[Sleeper, Call[Any]] = OrderedDict()
         self._handed: dict[Sleeper, Call[Any]] = {}  # told the result, but yet to run
         self._trying: Sleeper | None = None  # told to try, but yet to run
@@ -166,10 +166,10 @@ class CallLine(Line):
         sleeper = self._calls.sleeper()
         self._places[sleeper] = call
         self.gate.held = True
-        served = False
         try:
             while True:
-                self._go_on()
+                if self._run is None and self._trying is None and next(iter(self._places)) is sleeper:
+                    self._start(call)
                 try:
                     await sleeper.sleep()
                 except BaseException as error:
@@ -179,18 +179,15 @@ class CallLine(Line):
                     break
                 self._calls.check()
                 try:
-                    result = call()
+                    return call()
                 except WouldBlock:
                     self._trying = None
                     sleeper.news = None
-                else:
-                    served = True
-                    return result
         finally:
             self._remove(sleeper)
             self._handed.pop(sleeper, None)
             self.gate.renew()
-            self._go_on(lucky=served or sleeper.news is News.HAVE)
+            self._go_on()
         if sleeper.news is News.FAILED:
             raise sleeper.value
         return cast(_T, sleeper.value)
@@ -205,29 +202,26 @@ class CallLine(Line):
 
     # The thread
 
-    def _go_on(self, *, lucky: bool = False) -> None:
-        """See to it that something happens for the first in line.
+    def _start(self, call: Call[Any]) -> None:
+        """Have a thread wait for the first in line, who has tried in vain."""
+        run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
+        self._run = run
+        self._calls.began(run)
+        try:
+            run.start()
+        except Exception:
+            self._run = None
+            self._calls.ended(run)
+            raise
 
-        :param lucky: somebody has just got what he wanted, and so there may be more: tell
-            the first to try before a thread is asked to wait
-        """
-        if self._handed:  # he goes on first, though trio would run both in any order
+    def _go_on(self) -> None:
+        """See to it that something happens for the first in line: that it tries, before a thread is asked to wait."""
+        if self._calls.closed or self._calls.inherited:  # what a child collects is the parent's to go on with
             return
-        if lucky and self._run is None and self._trying is None and self._places and not self._calls.closed:
+        # Who has been handed something goes on before the next tries: trio runs both in any order.
+        if self._run is None and self._trying is None and not self._handed and self._places:
             self._trying = next(iter(self._places))
             self._trying.tell(News.TRY)
-        while self._run is None and self._trying is None and self._places and not self._calls.closed:
-            first, call = next(iter(self._places.items()))
-            run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
-            self._run = run
-            self._calls.began(run)
-            try:
-                run.start()
-            except Exception as error:  # noqa: BLE001, the task will raise it
-                self._run = None
-                self._calls.ended(run)
-                self._remove(first)
-                first.tell(News.FAILED, error)
 
     def finish(self, run: Run) -> None:
         """A run has ended: tell those whom it concerns."""
@@ -235,24 +229,22 @@ class CallLine(Line):
             return
         self._run = None
         leavers, self._leavers = self._leavers, []
-        if run.end is End.DONE:
+        end = run.settle()
+        if end is End.DONE:
             if not self._pass_on(run.call, run.value):
                 self._hand_to_heir(run, leavers)
-        elif run.end is not End.INTERRUPTED and self._first_wants(run.call):
+        elif end is End.FAILED and self._first_wants(run.call):
             first = next(iter(self._places))
-            if run.end is End.READY:
-                self._trying = first
-                first.tell(News.TRY)
-            else:
-                self._remove(first)
-                first.tell(News.FAILED, run.value)
+            self._remove(first)
+            first.tell(News.FAILED, run.value)
         for leaver in leavers:
             if leaver.news is None:
                 leaver.tell(News.GONE)
         if self._calls.closed:
             self._wake_all()
-        self._calls.ended(run)
-        self._go_on(lucky=run.end is End.DONE)
+        if end is not None:
+            self._calls.ended(run)
+        self._go_on()
 
     def _first_wants(self, call: object) -> bool:
         return not self._calls.closed and next(iter(self._places.values()), None) is call
@@ -271,9 +263,13 @@ class CallLine(Line):
 
     async def _give_up(self, sleeper: Sleeper, call: Call[Any], error: BaseException) -> bool:
         """Leave the line because of an exception; whether it came too late, and the task has its result."""
+        if self._calls.inherited:  # the parent's task will have the result, and has the thread
+            return False
         if sleeper.news is News.HAVE:
             del self._handed[sleeper]
             if self._pass_on(call, sleeper.value):
+                if self._run is not None and not self._first_wants(self._run.call):
+                    self._run.interrupt()  # whoever it waited for has just got the result
                 return False
         else:
             self._remove(sleeper)
@@ -287,16 +283,13 @@ class CallLine(Line):
             try:
                 news = await sleeper.sleep_on()
             except GeneratorExit:
-                if sleeper in self._leavers:
+                if sleeper in self._leavers and not self._calls.inherited:
                     self._leavers.remove(sleeper)
                     self._abandon()
                 raise
             if news is not News.HAVE:
                 return False
-        if isinstance(error, GeneratorExit):
-            return False
-        sleeper.deliver_later(error)
-        return True
+        return sleeper.deliver_later(error)
 
     def _abandon(self) -> None:
         """End the run without the help of the loop, which may not run any more."""
@@ -324,10 +317,6 @@ class CallLine(Line):
         self.gate.held = True
         if self._calls.inherited:
             return
-        for sleeper, call in list(self._handed.items()):
-            if call.revoke(sleeper.value):
-                del self._handed[sleeper]
-                sleeper.news = News.TRY
         run = self._run
         if run is None:
             self._wake_all()
@@ -336,6 +325,10 @@ class CallLine(Line):
             self._wake_all(but=next(iter(self._places), None))  # it may turn out that it has its result
         else:
             self.finish(run)
+        for sleeper, call in list(self._handed.items()):
+            if call.revoke(sleeper.value):
+                del self._handed[sleeper]
+                sleeper.news = News.TRY
 
     def _wake_all(self, but: Sleeper | None = None) -> None:
         for sleeper in self._places:

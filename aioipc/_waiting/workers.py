@@ -47,10 +47,9 @@ class BlockingCall(Protocol):
 class End(enum.Enum):
     """How a run ended."""
 
-    DONE = enum.auto()
-    READY = enum.auto()
-    FAILED = enum.auto()
-    INTERRUPTED = enum.auto()
+    DONE = "the call has returned something"
+    FAILED = "the call has raised an exception"
+    NOTHING = "it has had no effect: it was interrupted, or it is time to try without waiting"
 
 
 class Run:
@@ -68,7 +67,7 @@ class Run:
         """What the call returned, if DONE; the exception, if FAILED."""
         self._report = report
         self._abandoned = abandoned
-        self._unwanted = self._forgotten = False
+        self._unwanted = self._forgotten = self._settled = False
         self._interrupter: Interrupter | None = None
         self._lock = _thread.allocate_lock()
         self._running = _thread.allocate_lock()
@@ -102,7 +101,7 @@ class Run:
     def abandon(self) -> bool:
         """Do so, and let the thread give back what it has taken nevertheless.
 
-        :returns: False if the run has ended already, and was or will be reported
+        :returns: False if the run has ended already: see `settle`
         """
         with self._lock:
             if self.end is not None:
@@ -110,6 +109,14 @@ class Run:
             self._forgotten = True
         self.interrupt()
         return True
+
+    def settle(self) -> End | None:
+        """How it ended, for the first who asks, in any thread, and sees to what it has taken; None for all others."""
+        with self._lock:
+            if self._settled:
+                return None
+            self._settled = True
+            return self.end
 
     def join(self, timeout: float) -> None:
         """Wait in this thread for the end."""
@@ -122,21 +129,22 @@ class Run:
         """Make the call; whether it ended by itself."""
         with self._lock:
             self._interrupter = interrupter
-        end, value = End.INTERRUPTED, None
+        end, value = End.NOTHING, None
         while not self._unwanted:
             try:
                 end, value = End.DONE, self.call.block()
             except InterruptedError:
                 continue  # by a signal from elsewhere, unless it is unwanted
             except WouldBlock:
-                end = End.READY
+                pass
             except Exception as error:  # noqa: BLE001, the task will raise it
                 end, value = End.FAILED, error
             break
-        self.finish(end, value, interrupter)
+        self.set_end(end, value, interrupter)
         return not self._unwanted
 
-    def finish(self, end: End, value: Any, interrupter: Interrupter | None = None) -> None:
+    def set_end(self, end: End, value: Any, interrupter: Interrupter | None = None) -> None:
+        """From now on it is not interrupted any more."""
         with self._lock:
             self.value = value
             self.end = end
@@ -144,16 +152,19 @@ class Run:
                 interrupter.disarm()
         _active.discard(self)
 
-    def report(self) -> None:
+    def conclude(self) -> None:
+        """Tell the loop; or, if nobody wants to know any more, give back what was taken."""
         if not self._forgotten:
             try:
                 self._report(self)
             except RuntimeError:  # the event loop has been closed
                 self._forgotten = True
         if self._forgotten:
-            if self.end is End.DONE:
+            end = self.settle()  # somebody may just be closing the handle
+            if end is End.DONE:
                 self.call.revoke(self.value)
-            self._abandoned(self)
+            if end is not None:
+                self._abandoned(self)
         self._running.release()
 
 
@@ -172,8 +183,8 @@ class _Worker:
             interrupter = Interrupter(_signal)
         except OSError as error:
             limit = _limits.explain_rlimit_sigpending()
-            run.finish(End.FAILED, LimitError(error.errno, f"no timer left to interrupt a thread by: {limit}"))
-            run.report()
+            run.set_end(End.FAILED, LimitError(error.errno, f"no timer left to interrupt a thread by: {limit}"))
+            run.conclude()
             return
         while self.serve(run, interrupter):
             run = None  # it may be the last thing that keeps a handle alive
@@ -187,7 +198,7 @@ class _Worker:
         if by_itself:
             # Before it is reported: what follows from that may need a thread at once.
             _idle.append(self)
-        run.report()
+        run.conclude()
         return by_itself
 
     def next_run(self) -> Run | None:

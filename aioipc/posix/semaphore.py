@@ -235,7 +235,7 @@ class _Acquire(Call[None]):
     def revoke(self, result: None) -> bool:
         try:
             self._semaphore.release()
-        except OSError:  # others have raised the value to SEM_VALUE_MAX
+        except (OSError, posix_ipc.Error):  # others have raised the value to SEM_VALUE_MAX
             return False
         return True
 

@@ -94,8 +94,7 @@ class MessageQueue(Object, ObjectStream[Message]):
         super().__init__(key, id, remove=remove)
         self.max_message_size = max_message_size or _limits.sysctl("kernel.msgmax") or 8192
         self._size_is_chosen = max_message_size is not None
-        # The call of this line is never made: each task in it has its own.
-        self._sending = self._calls.line("send", lambda: Send(id, self._name, b"", 1))
+        self._sending = self._calls.line("send")
 
     # Lifetime
 
