@@ -307,7 +307,7 @@ class MessageQueue(Object, ObjectStream[Message]):
         Parameters and exceptions are those of `receive`.
         """
         line = self._receiving(type, exclude, truncate)
-        receive: Receive = line.call  # type: ignore[assignment]
+        receive: Receive = line.call
 
         async def step() -> Message:
             try:

@@ -56,6 +56,11 @@ class Kind(ABC):
     def waiting(self) -> int:
         """How many tasks wait."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is at it."""
+        return bool(self.handle._handle._users - {"handle"})
+
     def settle(self) -> None:
         """Make it as it was at first, whether something was done or not."""
         self.left()

@@ -215,7 +215,7 @@ async def test_a_coroutine_that_is_closed(name: str, kind: str) -> None:
             it.give()
             coroutine.close()
             assert it.waiting == 0
-            await until(lambda: not it.handle._handle._runs)
+            await until(lambda: not it.busy)
             if kind in KINDS:
                 assert it.left() == 1
             else:
@@ -236,7 +236,7 @@ def test_a_loop_that_is_closed_under_its_waits(name: str, kind: str, new_loop: C
             task._log_destroy_pending = False
         del task
         gc.collect()
-        while it.handle._handle._runs:
+        while it.busy:
             pass
         assert it.left() == 1
 

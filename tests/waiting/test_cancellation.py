@@ -127,7 +127,7 @@ async def test_closed_as_it_comes(name: str, kind: str, races: int, rng: random.
                     for _ in range(rng.randrange(3)):
                         await anyio.lowlevel.checkpoint()
                 it.handle.close()
-            await until(lambda: not it.handle._handle._runs)
+            await until(lambda: not it.busy)
             assert it.left() == 1 - sum(task.result is not None for task in tasks)
         it.handle = kept
 
