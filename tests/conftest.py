@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import pickle
@@ -13,11 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import posix_ipc
 import pytest
+import sysv_ipc
 
 PEERS = Path(__file__).parent / "peers"
 NOBODY = 65534
+_CLONE_NEWIPC = 0x08000000
 
 _names = itertools.count()
 
@@ -78,10 +83,44 @@ def name(new_name: Callable[[], str]) -> str:
     return new_name()
 
 
+@pytest.fixture
+def new_key() -> Iterator[Callable[[], int]]:
+    """Makes keys that nobody uses; the System V queues and sets of these keys are removed in the end."""
+    made: list[int] = []
+
+    def find(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore]:
+        for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore):
+            with suppress(sysv_ipc.ExistentialError):
+                yield kind(key, 0, 0)
+
+    def make() -> int:
+        key = random.SystemRandom().randrange(1, 2**31)
+        if any(find(key)):
+            return make()
+        made.append(key)
+        return key
+
+    yield make
+    for key in made:
+        for found in find(key):
+            found.remove()
+
+
+@pytest.fixture
+def key(new_key: Callable[[], int]) -> int:
+    return new_key()
+
+
 @pytest.fixture(scope="session")
 def mq(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program at the other end of a message queue: see peers/mq.c."""
     return compile_c(PEERS / "mq.c", tmp_path_factory.mktemp("peers") / "mq")
+
+
+@pytest.fixture(scope="session")
+def sysv_peer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The C program at the other end of System V objects: see peers/sysv.c."""
+    return compile_c(PEERS / "sysv.c", tmp_path_factory.mktemp("peers") / "sysv")
 
 
 def compile_c(source: Path, program: Path) -> str:
@@ -100,6 +139,28 @@ def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
             process.kill()
             raise
     assert process.returncode == 0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the other tasks run until something holds that only they, or another process, can bring about."""
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+def in_proc(kind: str, id: int) -> dict[str, int] | None:  # noqa: A002
+    """What /proc/sysvipc/msg or sem says about a System V object; None if it does not exist."""
+    names, *lines = map(str.split, Path("/proc/sysvipc", kind).read_text().splitlines())
+    for line in lines:
+        row = dict(zip(names, line, strict=True))
+        if row[names[1]] == str(id):
+            return {name: int(value, 8 if name == "perms" else 10) for name, value in row.items()}
+    return None
+
+
+def kernel(name: str) -> int:
+    """The value of a kernel parameter."""
+    return int(Path("/proc/sys/kernel", name).read_text())
 
 
 def in_child(function: Callable[[], Any]) -> Any:
@@ -140,3 +201,27 @@ def as_nobody(function: Callable[[], Any]) -> Any:
         return function()
 
     return in_child(drop_and_call)
+
+
+def in_own_namespace(function: Callable[[], Any], **sysctl: str) -> Any:
+    """Call the function in a child of another user, which has an IPC namespace of its own.
+
+    :param sysctl: values that are set there first, by their names after "kernel."
+    """
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to have an IPC namespace of one's own")
+
+    def drop_and_call() -> Any:
+        if ctypes.CDLL(None).unshare(_CLONE_NEWIPC) != 0:
+            raise NotImplementedError
+        for name, value in sysctl.items():
+            Path("/proc/sys/kernel", name).write_text(value)
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        return function()
+
+    try:
+        return in_child(drop_and_call)
+    except NotImplementedError:
+        pytest.skip("an IPC namespace of one's own is not to be had here")
