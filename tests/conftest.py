@@ -203,8 +203,8 @@ def as_nobody(function: Callable[[], Any]) -> Any:
     return in_child(drop_and_call)
 
 
-def in_own_namespace(function: Callable[[], Any], **sysctl: str) -> Any:
-    """Call the function in a child of another user, which has an IPC namespace of its own.
+def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: str) -> Any:
+    """Call the function in a child of another user, or of root, which has an IPC namespace of its own.
 
     :param sysctl: values that are set there first, by their names after "kernel."
     """
@@ -217,8 +217,8 @@ def in_own_namespace(function: Callable[[], Any], **sysctl: str) -> Any:
         for name, value in sysctl.items():
             Path("/proc/sys/kernel", name).write_text(value)
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
         return function()
 
     try:
