@@ -353,6 +353,12 @@ class SetMember:
     def __repr__(self) -> str:
         return f"<{self.index} of {self.set!r}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SetMember) and other.set is self.set and other.index == self.index
+
+    def __hash__(self) -> int:
+        return hash((id(self.set), self.index))
+
     async def acquire(self, amount: int = 1, *, undo: bool | None = None) -> None:
         """Take an amount of 1 or more, waiting until there is as much.  For the rest see `SemaphoreSet.operate`."""
         await self.set.operate((self.index, -check_range("amount", amount, 1, AMOUNT_MAX)), undo=undo)
