@@ -193,7 +193,7 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
             sysv_ipc.remove_semaphore(self.id)
         except sysv_ipc.ExistentialError:
             raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
-        except sysv_ipc.PermissionsError:
+        except (sysv_ipc.PermissionsError, PermissionError):
             raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
 
     _remove_object = remove
