@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -166,7 +167,9 @@ def kernel(name: str) -> int:
 def in_child(function: Callable[[], Any]) -> Any:
     """Call the function in a forked child, and return its result or raise its exception here."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():  # of threads, which idle workers are
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         try:
             try:
