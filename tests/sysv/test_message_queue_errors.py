@@ -151,12 +151,12 @@ def test_change() -> None:
     with MessageQueue.create(None, mode=0o600, max_bytes=100) as queue:
         queue.change(mode=0o640)
         assert in_proc("msg", queue.id)["perms"] == 0o640
-        queue.change(owner=NOBODY, group=NOBODY)
+        queue.change(owner=NOBODY, group=12345)
         queue.change(max_bytes=50)
         row = in_proc("msg", queue.id)
-        assert (row["uid"], row["gid"], row["cuid"], row["cgid"]) == (NOBODY, NOBODY, 0, 0)
+        assert (row["uid"], row["gid"], row["cuid"], row["cgid"]) == (NOBODY, 12345, 0, 0)
         statistics = queue.statistics()
-        assert (statistics.owner, statistics.group) == (NOBODY, NOBODY)
+        assert (statistics.owner, statistics.group) == (NOBODY, 12345)
         assert (statistics.creator, statistics.creator_group) == (0, 0)
         assert (statistics.mode, statistics.max_bytes) == (0o640, 50)
         queue.change(owner=pwd.getpwuid(0).pw_name, group="root")

@@ -128,10 +128,10 @@ def test_change() -> None:
     with SemaphoreSet.create(None, values=[1]) as semaphores:
         assert in_proc("sem", semaphores.id)["perms"] == semaphores.statistics().mode == 0o600
         semaphores.change(mode=0o640)
-        semaphores.change(owner=NOBODY, group=NOBODY)
+        semaphores.change(owner=NOBODY, group=12345)
         row, statistics = in_proc("sem", semaphores.id), semaphores.statistics()
-        assert (row["uid"], row["gid"], row["cuid"], row["cgid"], row["perms"]) == (NOBODY, NOBODY, 0, 0, 0o640)
-        assert (statistics.owner, statistics.group, statistics.mode) == (NOBODY, NOBODY, 0o640)
+        assert (row["uid"], row["gid"], row["cuid"], row["cgid"], row["perms"]) == (NOBODY, 12345, 0, 0, 0o640)
+        assert (statistics.owner, statistics.group, statistics.mode) == (NOBODY, 12345, 0o640)
         assert (statistics.creator, statistics.creator_group) == (0, 0)
         semaphores.change(owner="root", group="root")
         assert (semaphores.statistics().owner, semaphores.statistics().group) == (0, 0)
