@@ -8,11 +8,13 @@ import os
 import pwd
 from collections.abc import Callable
 from contextlib import suppress
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 from aioipc._arguments import check_range
 from aioipc.errors import AccessError, Error, ExistsError, NotFoundError, RemovedError, from_errno
 from aioipc.sysv.keys import PRIVATE, check_key
+
+_T = TypeVar("_T")
 
 _ID_MAX = 2**31 - 1
 
@@ -34,8 +36,8 @@ def explain(error: OSError, name: str) -> Error:
     return from_errno(error.errno or 0, name)
 
 
-def create_or_find(create: Callable[[], int], find: Callable[[], int], exist_ok: bool) -> tuple[int, bool]:
-    """The id of an object, and whether it is a new one.
+def create_or_find(create: Callable[[], _T], find: Callable[[], _T], exist_ok: bool) -> tuple[_T, bool]:
+    """What `create` or `find` returns about an object, and whether it is a new one.
 
     :param create: creates one, or raises ExistsError
     :param find: finds one, or raises NotFoundError

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, TypeVar
 
 import sysv_ipc
@@ -134,8 +135,8 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
         initial = check_values(values)
         if not initial:
             raise ValueError("a set has at least one semaphore: values is empty")
-        id, is_new = _objects.create_or_find(
-            lambda: semget(number, len(initial), sysv_ipc.IPC_CREX | mode),
+        (id, size), is_new = _objects.create_or_find(
+            lambda: (semget(number, len(initial), sysv_ipc.IPC_CREX | mode), len(initial)),
             lambda: semfind(number),
             exist_ok,
         )
@@ -143,14 +144,12 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
             try:
                 set_initial(id, initial)
             except OSError as error:
-                sysv_ipc.remove_semaphore(id)
+                with suppress(sysv_ipc.ExistentialError):
+                    sysv_ipc.remove_semaphore(id)
                 raise _objects.explain(error, f"{KIND} ({_objects.label(number, id)})") from None
-            return cls(number, id, len(initial), undo=undo, remove=not persist)
-        existing = cls(number, id, when_made(id, number), undo=undo, remove=not persist)
-        if len(existing) != len(initial):
-            existing.close()
-            raise ValueError(f"the set with this key has {len(existing)} semaphores, not {len(initial)}")
-        return existing
+        elif size != len(initial):
+            raise ValueError(f"the set with this key has {size} semaphores, not {len(initial)}")
+        return cls(number, id, size, undo=undo, remove=not persist)
 
     @classmethod
     def open(cls, key: int | None = None, *, id: int | None = None, undo: bool = False) -> Self:
@@ -166,11 +165,12 @@ class SemaphoreSet(AsyncLifetime, Sequence["SetMember"]):
         _objects.check_key_or_id(key, id)
         if key is not None:
             number = check_key(key)
-            id = semfind(number)
+            id, size = semfind(number)
         else:
             assert id is not None
             number = find_by_id(id, f"id {id}")[0]
-        return cls(number, id, when_made(id, number), undo=undo, remove=False)
+            size = when_made(id, number)
+        return cls(number, id, size, undo=undo, remove=False)
 
     def close(self) -> None:
         """Close the handle.  To the kernel that means nothing: System V objects are not opened.
