@@ -244,7 +244,7 @@ async def test_removed_under_waiters(remove: str) -> None:
     removed: list[str] = []
 
     async def expect_removed(name: str, wait: Callable[[], object]) -> None:
-        with pytest.raises(aioipc.RemovedError) as caught:
+        with pytest.raises(aioipc.RemovedError, match="it was removed from the system") as caught:
             await wait()
         assert caught.value.errno == errno.EIDRM
         assert f"id {queue.id}" in str(caught.value)

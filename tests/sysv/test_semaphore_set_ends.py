@@ -58,6 +58,16 @@ for key in map(int, keys):
 print(*seen, sep="\\n")
 """
 
+TAKER = """
+import sys
+from aioipc import sysv
+
+kind, key = getattr(sysv, sys.argv[1]), int(sys.argv[2])
+for _ in range(1000):
+    with kind.create(key, exist_ok=True, **({"values": [1]} if kind is sysv.SemaphoreSet else {})):
+        pass
+"""
+
 NewKey = Callable[[], int]
 
 
@@ -91,6 +101,14 @@ def test_nobody_sees_a_half_made_set(new_key: NewKey, size: int) -> None:
             racer.stdin.close()
         for racer in racers:
             assert racer.stdout.read().splitlines() == [str(values)] * len(keys)
+
+
+@pytest.mark.parametrize("kind", ["MessageQueue", "SemaphoreSet"])
+def test_taken_over_and_removed_by_several_at_once(key: int, kind: str) -> None:
+    """Whatever the others do, each has an object in the end: one that exists, or a new one."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(running(sys.executable, "-c", TAKER, kind, str(key)))
 
 
 def test_a_set_whose_values_nobody_sets_can_be_opened_too(key: int) -> None:
