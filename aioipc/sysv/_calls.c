@@ -10,7 +10,7 @@
  *   - ftok(3) of a path that is not UTF-8.
  *
  * Each function here is one call of the C library, without policy: errors are plain OSErrors
- * with their errno, and aioipc/sysv/_errors.py says what they mean.  A call that may block
+ * with their errno, and aioipc/sysv/_msg.py and _sem.py say what they mean.  A call that may block
  * releases the GIL; one that was told not to (IPC_NOWAIT) does so for large messages only.
  */
 #define PY_SSIZE_T_CLEAN
