@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import itertools
 import os
 import pickle
 import random
 import subprocess
-import time
 import traceback
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,10 +22,12 @@ import anyio.lowlevel
 import posix_ipc
 import pytest
 import sniffio
+import sysv_ipc
 import trio
 
 PEERS = Path(__file__).parent / "peers"
 NOBODY = 65534
+_CLONE_NEWIPC = 0x08000000
 
 _names = itertools.count()
 
@@ -87,6 +90,34 @@ def name(new_name: Callable[[], str]) -> str:
     return new_name()
 
 
+@pytest.fixture
+def new_key() -> Iterator[Callable[[], int]]:
+    """Makes keys that nobody uses; the System V queues and sets of these keys are removed in the end."""
+    made: list[int] = []
+
+    def find(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore]:
+        for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore):
+            with suppress(sysv_ipc.ExistentialError):
+                yield kind(key, 0, 0)
+
+    def make() -> int:
+        key = random.SystemRandom().randrange(1, 2**31)
+        if any(find(key)):
+            return make()
+        made.append(key)
+        return key
+
+    yield make
+    for key in made:
+        for found in find(key):
+            found.remove()
+
+
+@pytest.fixture
+def key(new_key: Callable[[], int]) -> int:
+    return new_key()
+
+
 @pytest.fixture(scope="session")
 def mq(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program at the other end of a message queue: see peers/mq.c."""
@@ -97,6 +128,12 @@ def mq(tmp_path_factory: pytest.TempPathFactory) -> str:
 def sem(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program that uses POSIX semaphores: see peers/sem.c."""
     return compile_c(PEERS / "sem.c", tmp_path_factory.mktemp("peers") / "sem")
+
+
+@pytest.fixture(scope="session")
+def sysv_peer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The C program at the other end of System V objects: see peers/sysv.c."""
+    return compile_c(PEERS / "sysv.c", tmp_path_factory.mktemp("peers") / "sysv")
 
 
 def compile_c(source: Path, program: Path) -> str:
@@ -175,14 +212,27 @@ def worker_threads() -> set[str]:
     return found
 
 
+def in_proc(kind: str, id: int) -> dict[str, int] | None:
+    """What /proc/sysvipc/msg or sem says about a System V object; None if it does not exist."""
+    names, *lines = map(str.split, Path("/proc/sysvipc", kind).read_text().splitlines())
+    for line in lines:
+        row = dict(zip(names, line, strict=True))
+        if row[names[1]] == str(id):
+            return {name: int(value, 8 if name == "perms" else 10) for name, value in row.items()}
+    return None
+
+
+def kernel(name: str) -> int:
+    """The value of a kernel parameter."""
+    return int(Path("/proc/sys/kernel", name).read_text())
+
+
 def in_child(function: Callable[[], Any]) -> Any:
     """Call the function in a forked child, and return its result or raise its exception here."""
-    # Python warns of a fork beside other threads, as it should.
-    deadline = time.monotonic() + 30
-    while worker_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
     reading, writing = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():  # Python warns of a fork beside other threads, as it should
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         try:
             try:
@@ -217,3 +267,27 @@ def as_nobody(function: Callable[[], Any]) -> Any:
         return function()
 
     return in_child(drop_and_call)
+
+
+def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: str) -> Any:
+    """Call the function in a child of another user, or of root, which has an IPC namespace of its own.
+
+    :param sysctl: values that are set there first, by their names after "kernel."
+    """
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to have an IPC namespace of one's own")
+
+    def drop_and_call() -> Any:
+        if ctypes.CDLL(None).unshare(_CLONE_NEWIPC) != 0:
+            raise NotImplementedError
+        for name, value in sysctl.items():
+            Path("/proc/sys/kernel", name).write_text(value)
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        return function()
+
+    try:
+        return in_child(drop_and_call)
+    except NotImplementedError:
+        pytest.skip("an IPC namespace of one's own is not to be had here")

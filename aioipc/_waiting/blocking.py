@@ -90,7 +90,7 @@ class Calls(Handle):
             line = self._lines.get(wanted)
             if line is None:
                 line = self._lines[wanted] = CallLine(self, make_call())
-                line.gate.held = self.closed
+                line.gate.held = self.closed or self.inherited
             if len(self._recent) >= _RECENT_LINES:
                 self._recent.clear()
             self._recent[wanted] = line

@@ -6,10 +6,11 @@
  *   - sets of more than one semaphore, several operations at once, SETALL and GETALL,
  *   - msgrcv(2) with MSG_EXCEPT or MSG_NOERROR, with no room for data at all, and types beyond an int,
  *   - an object known by its id only,
- *   - the whole of msqid_ds or semid_ds as it was at one moment.
+ *   - the whole of msqid_ds or semid_ds as it was at one moment,
+ *   - ftok(3) of a path that is not UTF-8.
  *
  * Each function here is one call of the C library, without policy: errors are plain OSErrors
- * with their errno, and aioipc/sysv/_errors.py says what they mean.  A call that may block
+ * with their errno, and aioipc/sysv/_msg.py and _sem.py say what they mean.  A call that may block
  * releases the GIL; one that was told not to (IPC_NOWAIT) does so for large messages only.
  */
 #define PY_SSIZE_T_CLEAN
@@ -19,6 +20,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/stat.h>
 
 #ifndef MSG_EXCEPT
 #define MSG_EXCEPT 020000
@@ -64,6 +66,24 @@ release(struct msgbuf *room, SmallMessage *small)
 {
     if (room != (struct msgbuf *)small)
         PyMem_RawFree(room);
+}
+
+/* Keys ------------------------------------------------------------------------- */
+
+static PyObject *
+calls_ftok(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *path;
+    int project;
+    if (!PyArg_ParseTuple(args, "O&i:ftok", PyUnicode_FSConverter, &path, &project))
+        return NULL;
+    struct stat status;     /* -1 may be a key; this tells whether it is an error */
+    int result = stat(PyBytes_AS_STRING(path), &status);
+    int error = errno;
+    key_t key = result == 0 ? ftok(PyBytes_AS_STRING(path), project) : -1;
+    Py_DECREF(path);
+    errno = error;
+    return result == 0 ? PyLong_FromLong(key) : failed();
 }
 
 /* Message queues --------------------------------------------------------------- */
@@ -325,6 +345,7 @@ calls_sem_set(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyMethodDef module_methods[] = {
+    {"ftok", calls_ftok, METH_VARARGS, PyDoc_STR("ftok(path, project) -> key")},
     {"msgsnd", calls_msgsnd, METH_VARARGS, PyDoc_STR("msgsnd(id, type, data, flags) -> None")},
     {"msgrcv", (PyCFunction)(void (*)(void))calls_msgrcv, METH_FASTCALL,
      PyDoc_STR("msgrcv(id, size, type, flags) -> (data, type)")},

@@ -1,3 +1,5 @@
+from os import PathLike
+
 from typing_extensions import Buffer
 
 IPC_NOWAIT: int
@@ -11,6 +13,7 @@ GETNCNT: int
 GETZCNT: int
 LONG_MAX: int
 
+def ftok(path: str | bytes | PathLike[str] | PathLike[bytes], project: int, /) -> int: ...
 def msgsnd(id: int, type: int, data: Buffer, flags: int, /) -> None: ...
 def msgrcv(id: int, size: int, type: int, flags: int, /) -> tuple[bytes, int]: ...
 def msg_stat(id: int, /) -> tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]: ...

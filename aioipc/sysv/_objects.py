@@ -66,7 +66,7 @@ class Object(AsyncLifetime):
             _REMOVE[self._kind](self.id)
         except sysv_ipc.ExistentialError:
             raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
-        except sysv_ipc.PermissionsError:
+        except (sysv_ipc.PermissionsError, PermissionError):
             raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
 
     _remove_object = remove
@@ -95,8 +95,8 @@ def explain(error: OSError, name: str) -> Error:
     return from_errno(error.errno or 0, name)
 
 
-def create_or_find(create: Callable[[], int], find: Callable[[], int], exist_ok: bool) -> tuple[int, bool]:
-    """The id of an object, and whether it is a new one.
+def create_or_find(create: Callable[[], _T], find: Callable[[], _T], exist_ok: bool) -> tuple[_T, bool]:
+    """What `create` or `find` returns about an object, and whether it is a new one.
 
     :param create: creates one, or raises ExistsError
     :param find: finds one, or raises NotFoundError

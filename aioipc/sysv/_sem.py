@@ -110,6 +110,8 @@ def when_made(id: int, key: int) -> int:
 
     A set to which nobody has done anything is a new one that has not got its values yet,
     or one whose creator has died meanwhile, or never meant to set any: who can tell?
+
+    :raises NotFoundError: if it is removed meanwhile
     """
     name = f"{KIND} ({_objects.label(key, id)})"
     deadline = time.monotonic() + _HALF_MADE_SECONDS
@@ -118,8 +120,8 @@ def when_made(id: int, key: int) -> int:
         size, operated, changed = status[6:9]
         try:
             touched = operated or any(_calls.semctl(id, number, _calls.GETPID) for number in (0, size - 1))
-        except OSError as error:
-            raise _objects.explain(error, name) from None
+        except OSError:
+            raise _objects.missing(KIND, name) from None  # removed just now
         if touched or changed < time.time() - 2 or time.monotonic() > deadline:
             return size
         time.sleep(0.0002)
@@ -134,8 +136,10 @@ def find_by_id(id: int, name: str) -> tuple[int, ...]:
         raise _objects.missing(KIND, name) from None
 
 
-def semfind(key: int) -> int:
-    return semget(key, 0, 0o400)
+def semfind(key: int) -> tuple[int, int]:
+    """The id and the size of a set, once its creator has set the values."""
+    id = semget(key, 0, 0o400)
+    return id, when_made(id, key)
 
 
 def semget(key: int, size: int, flags: int) -> int:

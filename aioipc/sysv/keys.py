@@ -9,6 +9,7 @@ import sysv_ipc
 
 from aioipc._arguments import check_range
 from aioipc.errors import NotFoundError, from_errno
+from aioipc.sysv import _calls
 
 PRIVATE: int = sysv_ipc.IPC_PRIVATE
 """The key of objects that have none, and can be opened by their id only."""
@@ -48,11 +49,9 @@ def ftok(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], project: int
     :raises ValueError: if the project is out of range
     """
     check_range("project", project, 1, 255)
-    name = os.fsdecode(path)
     try:
-        os.stat(name)
-        return int(sysv_ipc.ftok(name, project, silence_warning=True))
+        return _calls.ftok(path, project)
     except FileNotFoundError as error:
-        raise NotFoundError(error.errno, "a key is made of a file that exists", name) from None
+        raise NotFoundError(error.errno, "a key is made of a file that exists", os.fsdecode(path)) from None
     except OSError as error:
-        raise from_errno(error.errno or 0, name) from None
+        raise from_errno(error.errno or 0, os.fsdecode(path)) from None

@@ -10,6 +10,8 @@ so the thread brings it along, or puts it back.)
 from __future__ import annotations
 
 import errno
+import operator
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import sysv_ipc
@@ -187,7 +189,7 @@ class MessageQueue(Object, ObjectStream[Message]):
         :param mode: permission bits
         :param max_bytes: what the sizes of all messages may add up to before senders wait
         :raises AccessError: if the queue belongs to another user
-        :raises LimitError: if max_bytes is more than the system allows
+        :raises LimitError: if max_bytes, given now or before, is more than the system allows
         :raises NotFoundError: if there is no user or group of that name
         :raises RemovedError: if the queue has been removed
         :raises ValueError: if an argument is out of range
@@ -203,11 +205,13 @@ class MessageQueue(Object, ObjectStream[Message]):
         try:
             _calls.msg_set(self.id, *settings)
         except OSError as error:
+            # IPC_SET states the byte limit anew, also where it is to stay.
             limit = _limits.sysctl("kernel.msgmnb")
-            if error.errno == errno.EPERM and max_bytes is not None and limit is not None and max_bytes > limit:
+            may = os.geteuid() in (status[1], status[3])
+            if error.errno == errno.EPERM and may and limit is not None and settings[3] > limit:
                 raise LimitError(
                     error.errno,
-                    f"max_bytes={max_bytes:,} is over {_limits.explain_sysctl('kernel.msgmnb')}",
+                    f"max_bytes={settings[3]:,} is over {_limits.explain_sysctl('kernel.msgmnb')}",
                     self._name,
                 ) from None
             raise _objects.explain(error, self._name) from None
@@ -329,6 +333,9 @@ class MessageQueue(Object, ObjectStream[Message]):
 
     def _receiving(self, type: int, exclude: int | None, truncate: bool) -> CallLine:
         """The line of the tasks that want what these parameters say."""
+        type = operator.index(type)  # a float would find the line of its integer
+        if exclude is not None:
+            exclude = operator.index(exclude)
         return self._calls.line((type, exclude, truncate), lambda: self._new_receive(type, exclude, truncate))
 
     def _new_receive(self, type: int, exclude: int | None, truncate: bool) -> Receive:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import sysv_ipc
@@ -123,8 +124,8 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
         initial = check_values(values)
         if not initial:
             raise ValueError("a set has at least one semaphore: values is empty")
-        id, is_new = _objects.create_or_find(
-            lambda: semget(number, len(initial), sysv_ipc.IPC_CREX | mode),
+        (id, size), is_new = _objects.create_or_find(
+            lambda: (semget(number, len(initial), sysv_ipc.IPC_CREX | mode), len(initial)),
             lambda: semfind(number),
             exist_ok,
         )
@@ -132,14 +133,12 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
             try:
                 set_initial(id, initial)
             except OSError as error:
-                sysv_ipc.remove_semaphore(id)
+                with suppress(sysv_ipc.ExistentialError):
+                    sysv_ipc.remove_semaphore(id)
                 raise _objects.explain(error, f"{KIND} ({_objects.label(number, id)})") from None
-            return cls(number, id, len(initial), undo=undo, remove=not persist)
-        existing = cls(number, id, when_made(id, number), undo=undo, remove=not persist)
-        if len(existing) != len(initial):
-            existing.close()
-            raise ValueError(f"the set with this key has {len(existing)} semaphores, not {len(initial)}")
-        return existing
+        elif size != len(initial):
+            raise ValueError(f"the set with this key has {size} semaphores, not {len(initial)}")
+        return cls(number, id, size, undo=undo, remove=not persist)
 
     @classmethod
     def open(cls, key: int | None = None, *, id: int | None = None, undo: bool = False) -> Self:
@@ -155,11 +154,12 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
         _objects.check_key_or_id(key, id)
         if key is not None:
             number = check_key(key)
-            id = semfind(number)
+            id, size = semfind(number)
         else:
             assert id is not None
             number = find_by_id(id, f"id {id}")[0]
-        return cls(number, id, when_made(id, number), undo=undo, remove=False)
+            size = when_made(id, number)
+        return cls(number, id, size, undo=undo, remove=False)
 
     def change(
         self, *, owner: int | str | None = None, group: int | str | None = None, mode: int | None = None
@@ -309,6 +309,12 @@ class SetMember(Acquirable):
 
     def __repr__(self) -> str:
         return f"<{self.index} of {self.set!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SetMember) and other.set is self.set and other.index == self.index
+
+    def __hash__(self) -> int:
+        return hash((id(self.set), self.index))
 
     async def acquire(self, amount: int = 1, *, undo: bool | None = None) -> None:
         """Take an amount of 1 or more, waiting until there is as much.  For the rest see `SemaphoreSet.operate`."""

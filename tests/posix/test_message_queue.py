@@ -21,7 +21,7 @@ import anyio.abc
 import anyio.lowlevel
 import posix_ipc
 import pytest
-from conftest import running
+from conftest import running, until
 
 import aioipc
 from aioipc.posix import Message, MessageQueue
@@ -41,13 +41,6 @@ def exists(name: str) -> bool:
     except posix_ipc.ExistentialError:
         return False
     return True
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the other tasks run until something holds that only they can bring about."""
-    with anyio.fail_after(30):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
 
 
 async def until_waiting(queue: MessageQueue, *, receive: int = 0, send: int = 0) -> None:

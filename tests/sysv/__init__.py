@@ -1,0 +1,1 @@
+"""A package, because test files in tests/posix have the same names."""
