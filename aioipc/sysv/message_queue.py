@@ -311,15 +311,14 @@ class MessageQueue(Object, ObjectStream[Message]):
         Parameters and exceptions are those of `receive`.
         """
         line = self._receiving(type, exclude, truncate)
-        receive: Receive = line.call
 
-        async def step() -> Message:
+        async def step() -> Message:  # holds the handle: nobody else may do so
             try:
-                return await line.perform(receive)
+                return await self.receive(type, exclude=exclude, truncate=truncate)
             except ClosedError:
                 raise StopAsyncIteration from None
 
-        return Iterator(line.gate, receive.attempt, Message, step)
+        return Iterator(line.gate, line.call.attempt, Message, step)
 
     def __aiter__(self) -> AsyncIterator[Message]:  # type: ignore[override]
         """Go over all messages as they arrive, until the handle is closed."""
