@@ -294,7 +294,10 @@ class FifoWriter(FifoEnd, ByteSendStream):
         :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
         :raises TypeError: if it is not bytes-like
         """
-        await self._direction.perform(_Write(self, message_bytes(item)))
+        data = message_bytes(item)
+        if len(data) > select.PIPE_BUF:
+            self._descriptor.bind()  # not after a part of it has been written
+        await self._direction.perform(_Write(self, data))
 
     def send_nowait(self, item: Buffer) -> None:
         """Write up to PIPE_BUF (4096) bytes if there is room for all.  Exceptions are those of `send`, and
@@ -342,11 +345,15 @@ class Opening(Awaitable[_End], AbstractAsyncContextManager[_End, None], Generic[
         self._path = path
         self._open_end = open_end
         self._end: _End | None = None
+        self._is_used = False
 
     def __await__(self) -> Generator[None, None, _End]:
         return self._open().__await__()
 
     async def _open(self) -> _End:
+        if self._is_used:
+            raise RuntimeError(f"this opening of FIFO {self._path} has been awaited or entered before: make another")
+        self._is_used = True
         return await self._open_end(self._path)
 
     async def __aenter__(self) -> _End:

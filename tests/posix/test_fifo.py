@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import errno
 import gc
 import itertools
@@ -464,3 +465,18 @@ async def test_collected_unclosed_it_warns_and_leaks_nothing(path: str) -> None:
         warnings.simplefilter("error")
         Fifo.open_reader(path)  # never awaited, it has opened nothing
         gc.collect()
+
+
+async def test_a_large_item_from_another_loop_is_not_written_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    with Fifo.create(path):
+        async with Fifo.open_reader(path, keep_open=True) as reader, Fifo.open_writer(path) as writer:
+            await writer.send(b"x" * 5000)
+            assert await reader.receive() == b"x" * 5000
+
+            async def elsewhere() -> None:
+                with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                    await writer.send(b"y" * 100_000)
+
+            await anyio.to_thread.run_sync(lambda: asyncio.run(elsewhere()))
+            assert reader.statistics().bytes == 0

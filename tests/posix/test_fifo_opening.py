@@ -417,3 +417,15 @@ def test_collected_unclosed_it_warns_and_leaks_nothing(tmp_path: Path) -> None:
         del fifo
         gc.collect()
     assert descriptors() == before
+
+
+async def test_an_opening_is_used_once(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    with Fifo.create(path):
+        opening = Fifo.open_reader(path, keep_open=True)
+        async with opening:
+            with pytest.raises(RuntimeError, match="has been awaited or entered before"):
+                await opening
+            with pytest.raises(RuntimeError, match="has been awaited or entered before"):
+                async with opening:
+                    pass

@@ -107,7 +107,7 @@ async def test_closed_with_one_result_handed_out_and_one_on_its_way(name: str, k
 
 @pytest.mark.asyncio
 async def test_no_thread_is_left_behind_by_a_result_that_is_passed_on(name: str) -> None:
-    """A permit was handed to a task that is cancelled: the next in line gets it, whose thread has nobody to wait for."""
+    """A permit was handed to a task that is cancelled: the next in line gets it, and its thread must end."""
     with posix.Semaphore.create(name, value=0) as semaphore:
         first = asyncio.create_task(semaphore.acquire())
         await until(lambda: semaphore.statistics().tasks_waiting_acquire == 1)
