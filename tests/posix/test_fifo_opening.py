@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import random
 import resource
 import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from conftest import as_nobody, in_child, running, times_out, until, worker_threads
+from conftest import Task, as_nobody, in_child, running, times_out, until, worker_threads
 
 import aioipc
 from aioipc._waiting import workers
@@ -429,3 +430,33 @@ async def test_an_opening_is_used_once(tmp_path: Path) -> None:
             with pytest.raises(RuntimeError, match="has been awaited or entered before"):
                 async with opening:
                     pass
+
+
+async def test_an_opening_cancelled_as_the_other_end_comes(tmp_path: Path, races: int, rng: random.Random) -> None:
+    """Either the task has the end, or nobody: no descriptor is left, and nobody reads."""
+    with Fifo.create(tmp_path / "fifo") as fifo:
+        async with anyio.create_task_group() as group:
+            before = len(os.listdir("/proc/self/fd"))
+            opened = 0
+            for _ in range(races // 20):
+
+                async def open_reader() -> FifoReader:
+                    return await Fifo.open_reader(fifo)
+
+                task = Task(group, open_reader)
+                writer = None
+                while writer is None:  # until the thread is in the kernel: it counts as a reader from then on
+                    await anyio.lowlevel.checkpoint()
+                    with suppress(OSError):
+                        writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+                for _ in range(rng.randrange(20)):
+                    await anyio.lowlevel.checkpoint()
+                await task.cancel()
+                if isinstance(task.result, FifoReader):
+                    opened += 1
+                    task.result.close()
+                os.close(writer)
+                with pytest.raises(OSError, match="No such device or address"):
+                    os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            assert opened > 0 or races < 10_000
+            assert len(os.listdir("/proc/self/fd")) == before
