@@ -80,15 +80,15 @@ class Run:
         if not _signal:
             set_interrupt_signal(signal.SIGRTMAX - 1)
         self._running.acquire()
-        _active.add(self)
+        _unsettled.add(self)
         try:
             _give_to_worker(self)
         except RuntimeError:
-            _active.discard(self)
+            _unsettled.discard(self)
             raise LimitError(
                 errno.EAGAIN,
                 "no more threads can be started: RLIMIT_NPROC (`ulimit -u`), kernel.threads-max or the pids.max of "
-                f"the control group is reached, with {len(_active):,} threads waiting in the kernel",
+                f"the control group is reached, with {in_the_kernel():,} threads waiting in the kernel",
             ) from None
 
     def interrupt(self) -> None:
@@ -116,7 +116,16 @@ class Run:
             if self._settled:
                 return None
             self._settled = True
+            _unsettled.discard(self)
             return self.end
+
+    def give_back(self) -> None:
+        """See to what it has taken where no task can have it any more.  In any thread."""
+        end = self.settle()
+        if end is End.DONE:
+            self.call.revoke(self.value)
+        if end is not None:
+            self._abandoned(self)
 
     def join(self, timeout: float) -> None:
         """Wait in this thread for the end."""
@@ -150,7 +159,6 @@ class Run:
             self.end = end
             if self._unwanted and interrupter is not None:
                 interrupter.disarm()
-        _active.discard(self)
 
     def conclude(self) -> None:
         """Tell the loop; or, if nobody wants to know any more, give back what was taken."""
@@ -160,11 +168,7 @@ class Run:
             except RuntimeError:  # the event loop has been closed
                 self._forgotten = True
         if self._forgotten:
-            end = self.settle()  # somebody may just be closing the handle
-            if end is End.DONE:
-                self.call.revoke(self.value)
-            if end is not None:
-                self._abandoned(self)
+            self.give_back()
         self._running.release()
 
 
@@ -215,8 +219,14 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
-_active: set[Run] = set()
+_unsettled: set[Run] = set()
+"""Those that are in a thread, and those that are not yet known to have ended."""
 _signal = 0
+
+
+def in_the_kernel() -> int:
+    """How many runs have not ended."""
+    return sum(run.end is None for run in list(_unsettled))
 
 
 def _give_to_worker(run: Run) -> None:
@@ -256,9 +266,10 @@ def set_interrupt_signal(number: int) -> None:
 def _leave() -> None:
     """At exit, take nothing any more: the program may live on for a while without its event loop."""
     deadline = time.monotonic() + _EXIT_GRACE
-    runs = list(_active)
+    runs = list(_unsettled)
     for run in runs:
-        run.abandon()
+        if not run.abandon():
+            run.give_back()  # it was reported to a loop that did not run again
     for run in runs:
         run.join(max(deadline - time.monotonic(), 0))
 
@@ -269,7 +280,7 @@ atexit.register(_leave)
 def _forget_all() -> None:
     """In the child of a fork there are no such threads."""
     _idle.clear()
-    _active.clear()
+    _unsettled.clear()
 
 
 os.register_at_fork(after_in_child=_forget_all)

@@ -72,7 +72,7 @@ def descriptors() -> set[str]:
 
 async def wait_for_threads() -> None:
     """Until a thread waits in the kernel for each opening that was begun."""
-    await until(lambda: bool(workers._active))
+    await until(lambda: workers.in_the_kernel() > 0)
 
 
 # Opening ---------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ async def test_a_cancelled_opening_leaves_nothing(path: str, open_end: Callable[
             group.start_soon(open_it)
             await wait_for_threads()
             group.cancel_scope.cancel()
-    assert not workers._active
+    assert not workers.in_the_kernel()
     assert descriptors() == before
     assert nobody_reads(path)
     assert nobody_writes(path)
@@ -208,9 +208,9 @@ async def test_one_of_two_that_wait_is_cancelled(path: str) -> None:
     async with anyio.create_task_group() as group:
         for number, scope in enumerate(scopes):
             group.start_soon(read_one, scope)
-            await until(lambda number=number: len(workers._active) == number + 1)
+            await until(lambda number=number: workers.in_the_kernel() == number + 1)
         scopes[0].cancel()
-        await until(lambda: len(workers._active) == 1)
+        await until(lambda: workers.in_the_kernel() == 1)
         async with Fifo.open_writer(path) as writer:
             await writer.send(b"for the second")
     assert received == [b"for the second"]

@@ -31,7 +31,7 @@ both_loops = pytest.mark.parametrize(
 
 def until_no_thread_is_in_the_kernel() -> None:
     """Without letting the loop run."""
-    while workers._active:
+    while workers.in_the_kernel():
         pass
 
 
@@ -72,7 +72,7 @@ def test_the_descriptor_of_an_opening_whose_loop_is_closed(tmp_path: Path, new_l
 
     loop = new_loop()
     task = loop.create_task(wait())
-    loop.run_until_complete(until(lambda: bool(workers._active)))
+    loop.run_until_complete(until(lambda: workers.in_the_kernel() > 0))
     loop.close()
     os.close(os.open(path, os.O_WRONLY))
     until_no_thread_is_in_the_kernel()
@@ -117,7 +117,7 @@ async def test_no_thread_is_left_behind_by_a_result_that_is_passed_on(name: str)
         asyncio.get_running_loop().call_soon(first.cancel)
         results = await asyncio.gather(first, second, return_exceptions=True)
         assert sum(result is None for result in results) == 1
-        await until(lambda: not workers._active)
+        await until(lambda: not workers.in_the_kernel())
         semaphore.release(2)
         assert semaphore.value == 2 + (None not in results)
 
@@ -297,8 +297,9 @@ async def test_an_iteration_keeps_its_queue_open(name: str, which: str) -> None:
     assert received == [b"1", b"2"]
 
 
+@pytest.mark.parametrize("comes_before", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_exit_gives_back_what_a_thread_takes_meanwhile(name: str, kind: str) -> None:
+def test_exit_gives_back_what_a_thread_takes_meanwhile(name: str, kind: str, comes_before: bool) -> None:
     """A program may live on for long after its loop was left behind, or end slowly."""
     code = f"""
 import atexit, sys, time
@@ -306,7 +307,8 @@ atexit.register(lambda: (print("exiting", flush=True), sys.stdin.readline()))
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
 import asyncio
 from aioipc import posix, sysv
-how, what, undo = eval(sys.argv[1])
+from aioipc._waiting import workers
+how, what, comes_before = eval(sys.argv[1])
 
 async def main():
     task = asyncio.ensure_future(eval(how, dict(globals())))
@@ -316,6 +318,12 @@ async def main():
 loop = asyncio.new_event_loop()
 handle = eval(what, dict(globals()))
 loop.run_until_complete(main())
+if comes_before:
+    # What came before the exit was reported to a loop that does not run again.
+    print("waiting", flush=True)
+    sys.stdin.readline()
+    while workers.in_the_kernel():
+        pass
 """
     with made(kind, name) as it:
         wait = {
@@ -329,12 +337,18 @@ loop.run_until_complete(main())
             if isinstance(it.handle, posix.Semaphore)
             else f"sysv.{type(it.handle).__name__}.open(id={it.handle.id})"
         )
-        command = [sys.executable, "-c", code, repr((wait, open_it, False))]
+        command = [sys.executable, "-c", code, repr((wait, open_it, comes_before))]
         with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
+            if comes_before:
+                assert process.stdout.readline() == "waiting\n"
+                it.give()
+                process.stdin.write("\n")
+                process.stdin.flush()
             assert process.stdout.readline() == "exiting\n"
-            it.give()
+            if not comes_before:
+                it.give()
             process.stdin.write("\n")
             process.stdin.close()
         assert process.returncode == 0

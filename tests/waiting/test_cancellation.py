@@ -251,14 +251,10 @@ async def test_where_a_message_is_after_a_cancelled_receive(first: bytes, order:
         task = Task(group, queue.receive)
         await until(lambda: queue.statistics().tasks_waiting_receive == 1)
         libc.msgsnd(queue.id, 1, first)
-        while threads_waiting():  # without letting the loop run
+        while workers.in_the_kernel():  # without letting the loop run
             pass
         libc.msgsnd(queue.id, 1, b"second")
         task.scope.cancel()
         await task.done.wait()
         assert task.result is None
         assert [libc.msgrcv(queue.id)[0] for _ in order] == order
-
-
-def threads_waiting() -> bool:
-    return bool(workers._active)
