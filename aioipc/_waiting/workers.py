@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from aioipc import _limits
+from aioipc._arguments import check_integer
 from aioipc._waiting._interrupt import Interrupter, install
 from aioipc.errors import LimitError, WouldBlock
 
@@ -238,10 +239,11 @@ def set_interrupt_signal(number: int) -> None:
 
     :param number: such as `signal.SIGRTMIN + 5`
     :raises RuntimeError: if the signal has a handler already, or another was chosen or used before
+    :raises TypeError: if it is not an integer
     :raises ValueError: if it is not a real-time signal
     """
     global _signal
-    if not signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+    if not signal.SIGRTMIN <= check_integer("signal", number) <= signal.SIGRTMAX:
         raise ValueError(f"signal {number} must be a real-time signal, {signal.SIGRTMIN} to {signal.SIGRTMAX}")
     if _signal not in (0, number):
         raise RuntimeError(f"signal {_signal} is in use: choose another before anything waits")

@@ -10,7 +10,6 @@ so the thread brings it along, or puts it back.)
 from __future__ import annotations
 
 import errno
-import operator
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +17,7 @@ import sysv_ipc
 from anyio.abc import ObjectStream
 
 from aioipc import _limits
-from aioipc._arguments import check_mode, check_range, message_bytes
+from aioipc._arguments import check_integer, check_mode, check_range, message_bytes
 from aioipc._waiting._immediate import Iterator
 from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
@@ -332,9 +331,9 @@ class MessageQueue(Object, ObjectStream[Message]):
 
     def _receiving(self, type: int, exclude: int | None, truncate: bool) -> CallLine:
         """The line of the tasks that want what these parameters say."""
-        type = operator.index(type)  # a float would find the line of its integer
+        type = check_integer("type", type)  # a float would find the line of its integer
         if exclude is not None:
-            exclude = operator.index(exclude)
+            exclude = check_integer("exclude", exclude)
         return self._calls.line((type, exclude, truncate), lambda: self._new_receive(type, exclude, truncate))
 
     def _new_receive(self, type: int, exclude: int | None, truncate: bool) -> Receive:
