@@ -202,7 +202,8 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
             thread can be started to wait
         :raises RemovedError: if the set was removed from the system, now or while it waits
         :raises RuntimeError: if the handle belongs to another event loop, or was inherited by a fork
-        :raises ValueError: if there is no operation, or an amount is out of range
+        :raises TypeError: if an operation is not a tuple of integers
+        :raises ValueError: if there is no operation, one is not a pair, or an amount is out of range
         """
         line = self._operating(operations, undo)
         await line.perform(line.call)
