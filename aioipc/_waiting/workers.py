@@ -88,8 +88,8 @@ class Run:
             _active.discard(self)
             raise LimitError(
                 errno.EAGAIN,
-                "no more threads can be started: RLIMIT_NPROC (`ulimit -u`), kernel.threads-max or the pids.max of "
-                f"the control group is reached, with {len(_active):,} threads waiting in the kernel",
+                f"no more threads can be started, with {len(_active):,} threads waiting in the kernel: one of these "
+                f"is reached: {_limits.explain_threads()}",
             ) from None
 
     def interrupt(self) -> None:
