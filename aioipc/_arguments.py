@@ -12,11 +12,23 @@ if TYPE_CHECKING:
 def check_mode(mode: int) -> int:
     """Return permission bits.
 
-    :raises ValueError: if it is something else
+    :raises TypeError: if it is not an integer
+    :raises ValueError: if it is out of range
     """
-    if not 0 <= operator.index(mode) <= 0o777:
+    if not 0 <= check_integer("mode", mode) <= 0o777:
         raise ValueError(f"mode {mode:#o} must be permission bits, 0 to 0o777")
     return mode
+
+
+def check_integer(argument: str, value: SupportsIndex) -> int:
+    """Return an integer.
+
+    :raises TypeError: if it is not one
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer, not {type(value).__name__}") from None
 
 
 def check_range(argument: str, value: SupportsIndex, lowest: int, highest: int) -> int:
@@ -25,7 +37,7 @@ def check_range(argument: str, value: SupportsIndex, lowest: int, highest: int) 
     :raises TypeError: if it is not an integer
     :raises ValueError: if it is out of range
     """
-    number = operator.index(value)
+    number = check_integer(argument, value)
     if not lowest <= number <= highest:
         raise ValueError(f"{argument} {number} must be {lowest:,} to {highest:,}")
     return number

@@ -75,6 +75,16 @@ def explain_rlimit_sigpending() -> str:
     )
 
 
+def explain_threads() -> str:
+    """Name the limits of how many threads there are, their values now, and the ways to change them."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    now = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,}"
+    return (
+        f"RLIMIT_NPROC ({now} now, for all threads of this user; raise it with `ulimit -u` or LimitNPROC= in a systemd "
+        f"unit), {explain_sysctl('kernel.threads-max')}, or pids.max of the control group (TasksMax= in a systemd unit)"
+    )
+
+
 def no_descriptor_left() -> int | None:
     """EMFILE or ENFILE if this process can't get another descriptor now, else None."""
     try:

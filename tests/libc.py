@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_void_p
 
 IPC_NOWAIT = 0o4000
 MSG_EXCEPT = 0o20000
 SEM_UNDO = 0o10000
+_LONG = ctypes.sizeof(c_long)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.msgsnd.argtypes = [c_int, c_char_p, c_size_t, c_int]
@@ -27,14 +29,14 @@ def _check(result: int) -> int:
 
 
 def msgsnd(id: int, type: int, data: bytes, flags: int = IPC_NOWAIT) -> None:
-    message = type.to_bytes(8, "little") + data
+    message = type.to_bytes(_LONG, sys.byteorder) + data
     _check(_libc.msgsnd(id, message, len(data), flags))
 
 
 def msgrcv(id: int, type: int = 0, flags: int = IPC_NOWAIT, size: int = 8192) -> tuple[bytes, int]:
-    room = ctypes.create_string_buffer(8 + size)
+    room = ctypes.create_string_buffer(_LONG + size)
     received = _check(_libc.msgrcv(id, room, size, type, flags))
-    return room.raw[8 : 8 + received], int.from_bytes(room.raw[:8], "little")
+    return room.raw[_LONG : _LONG + received], int.from_bytes(room.raw[:_LONG], sys.byteorder)
 
 
 def semop(id: int, *operations: tuple[int, int], flags: int = IPC_NOWAIT) -> None:

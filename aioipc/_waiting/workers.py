@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from aioipc import _limits
+from aioipc._arguments import check_integer
 from aioipc._waiting._interrupt import Interrupter, install
 from aioipc.errors import LimitError, WouldBlock
 
@@ -83,12 +84,14 @@ class Run:
         _unsettled.add(self)
         try:
             _give_to_worker(self)
-        except RuntimeError:
+        except RuntimeError as error:
             _unsettled.discard(self)
+            if "shutdown" in str(error):  # of the interpreter
+                raise
             raise LimitError(
                 errno.EAGAIN,
-                "no more threads can be started: RLIMIT_NPROC (`ulimit -u`), kernel.threads-max or the pids.max of "
-                f"the control group is reached, with {in_the_kernel():,} threads waiting in the kernel",
+                f"no more threads can be started, with {in_the_kernel():,} threads waiting in the kernel: one of these "
+                f"is reached: {_limits.explain_threads()}",
             ) from None
 
     def interrupt(self) -> None:
@@ -248,10 +251,11 @@ def set_interrupt_signal(number: int) -> None:
 
     :param number: such as `signal.SIGRTMIN + 5`
     :raises RuntimeError: if the signal has a handler already, or another was chosen or used before
+    :raises TypeError: if it is not an integer
     :raises ValueError: if it is not a real-time signal
     """
     global _signal
-    if not signal.SIGRTMIN <= number <= signal.SIGRTMAX:
+    if not signal.SIGRTMIN <= check_integer("signal", number) <= signal.SIGRTMAX:
         raise ValueError(f"signal {number} must be a real-time signal, {signal.SIGRTMIN} to {signal.SIGRTMAX}")
     if _signal not in (0, number):
         raise RuntimeError(f"signal {_signal} is in use: choose another before anything waits")

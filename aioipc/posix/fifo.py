@@ -133,7 +133,7 @@ class Fifo(AsyncLifetime):
         except FileNotFoundError:
             raise NotFoundError(errno.ENOENT, "the FIFO has been removed already", self.path) from None
         except OSError as error:
-            raise from_errno(error.errno or 0, self.path) from None
+            raise _explain_folder(error, self.path) from None
 
     _remove_object = unlink
 
@@ -146,8 +146,10 @@ def _make_or_find(path: str, mode: int) -> tuple[int, bool]:
             is_new = True
         except FileExistsError:
             is_new = False
+        except FileNotFoundError:
+            raise from_errno(errno.ENOENT, path, "the folder does not exist") from None
         except OSError as error:
-            raise from_errno(error.errno or 0, path) from None
+            raise _explain_folder(error, path) from None
         try:
             # This opens neither the FIFO nor, if it is something else, that.
             return os.open(path, os.O_PATH | os.O_NOFOLLOW), is_new
@@ -271,6 +273,16 @@ def _explain(error: OSError, path: str) -> Error:
         return from_errno(error.errno, path, f"no descriptor left: {_limits.explain_open_files()}")
     if error.errno == errno.ENOENT:
         return from_errno(error.errno, path, "there is no FIFO at this path; Fifo.create() makes one")
+    if error.errno == errno.EACCES:
+        text = f"owner and mode of the FIFO, or of a folder on the way to it, do not let user {os.geteuid()} open it so"
+        return from_errno(error.errno, path, text)
+    return from_errno(error.errno or 0, path)
+
+
+def _explain_folder(error: OSError, path: str) -> Error:
+    """What an error means of a call that changes the folder: mkfifo(3), unlink(2)."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return from_errno(error.errno, path, f"owner and mode of the folder do not let user {os.geteuid()} do this")
     return from_errno(error.errno or 0, path)
 
 

@@ -170,7 +170,7 @@ class Semaphore(Acquirable, Lifetime):
     def release(self, n: int = 1) -> None:
         """Give permits back: sem_post(3).
 
-        :param n: how many
+        :param n: how many, with a call for each
         :raises ClosedError: if the handle is closed
         :raises LimitError: if the value would pass SEM_VALUE_MAX; it is as it was
         :raises ValueError: if n is less than 1

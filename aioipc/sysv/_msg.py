@@ -125,7 +125,7 @@ class Receive(Call[Message]):
 
 
 def msgget(key: int, flags: int, mode: int) -> int:
-    name = f"key {key & 0xFFFFFFFF:#x}"
+    name = _objects.label(key)
     try:
         return int(sysv_ipc.MessageQueue(key, flags, mode).id)
     except sysv_ipc.ExistentialError:

@@ -78,9 +78,10 @@ class Object(AsyncLifetime):
             raise explain(error, self._name) from None
 
 
-def label(key: int, id: int) -> str:
+def label(key: int, id: int | None = None) -> str:
     """How an object is called in messages."""
-    return f"key {key & 0xFFFFFFFF:#x}, id {id}" if key != PRIVATE else f"private, id {id}"
+    name = "private" if key == PRIVATE else f"key {key & 0xFFFFFFFF:#x}"
+    return name if id is None else f"{name}, id {id}"
 
 
 def explain(error: OSError, name: str) -> Error:

@@ -143,7 +143,7 @@ def semfind(key: int) -> tuple[int, int]:
 
 
 def semget(key: int, size: int, flags: int) -> int:
-    name = f"key {key & 0xFFFFFFFF:#x}"
+    name = _objects.label(key)
     try:
         return _calls.semget(key, size, flags)
     except OSError as error:

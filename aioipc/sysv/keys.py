@@ -8,7 +8,7 @@ from typing import SupportsIndex
 import sysv_ipc
 
 from aioipc._arguments import check_range
-from aioipc.errors import NotFoundError, from_errno
+from aioipc.errors import AccessError, NotFoundError, from_errno
 from aioipc.sysv import _calls
 
 PRIVATE: int = sysv_ipc.IPC_PRIVATE
@@ -53,5 +53,8 @@ def ftok(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], project: int
         return _calls.ftok(path, project)
     except FileNotFoundError as error:
         raise NotFoundError(error.errno, "a key is made of a file that exists", os.fsdecode(path)) from None
+    except PermissionError as error:
+        text = f"user {os.geteuid()} may not search a folder on the way to it"
+        raise AccessError(error.errno, text, os.fsdecode(path)) from None
     except OSError as error:
         raise from_errno(error.errno or 0, os.fsdecode(path)) from None

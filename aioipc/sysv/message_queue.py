@@ -10,7 +10,6 @@ so the thread brings it along, or puts it back.)
 from __future__ import annotations
 
 import errno
-import operator
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +17,7 @@ import sysv_ipc
 from anyio.abc import ObjectStream
 
 from aioipc import _limits
-from aioipc._arguments import check_mode, check_range, message_bytes
+from aioipc._arguments import check_integer, check_mode, check_range, message_bytes
 from aioipc._waiting._immediate import Iterator
 from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
@@ -276,7 +275,7 @@ class MessageQueue(Object, ObjectStream[Message]):
         :param type: 0 for the oldest message; a type (1 or greater) for the oldest of that; -n for the
             oldest of the lowest type among those up to n
         :param exclude: take the oldest that is not of this type (MSG_EXCEPT)
-        :param truncate: cut a message that has more than `max_message_size` bytes to that (MSG_NOERROR)
+        :param truncate: cut a message that has more bytes than were chosen as max_message_size to that (MSG_NOERROR)
         :raises MessageTooLongError: if the message has more bytes than were chosen as max_message_size, and
             is not to be truncated; it stays in the queue
         :raises AccessError: if owner and mode of the queue forbid it
@@ -332,9 +331,9 @@ class MessageQueue(Object, ObjectStream[Message]):
 
     def _receiving(self, type: int, exclude: int | None, truncate: bool) -> CallLine:
         """The line of the tasks that want what these parameters say."""
-        type = operator.index(type)  # a float would find the line of its integer
+        type = check_integer("type", type)  # a float would find the line of its integer
         if exclude is not None:
-            exclude = operator.index(exclude)
+            exclude = check_integer("exclude", exclude)
         return self._calls.line((type, exclude, truncate), lambda: self._new_receive(type, exclude, truncate))
 
     def _new_receive(self, type: int, exclude: int | None, truncate: bool) -> Receive:
@@ -346,7 +345,7 @@ class MessageQueue(Object, ObjectStream[Message]):
             selector = check_range("exclude", exclude, 1, TYPE_MAX)
         else:
             selector = check_range("type", type, -TYPE_MAX, TYPE_MAX)
-        if truncate:
+        if truncate and self._size_is_chosen:  # else none is too long
             flags |= _calls.MSG_NOERROR
         return Receive(self.id, self._name, selector, flags, self.max_message_size, self._size_is_chosen)
 

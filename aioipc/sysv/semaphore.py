@@ -8,14 +8,13 @@ makes no difference to the kernel which of them has acquired.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import sysv_ipc
 
-from aioipc._arguments import check_mode, check_range
+from aioipc._arguments import check_integer, check_mode, check_range
 from aioipc._lifetime import Acquirable
 from aioipc._waiting.blocking import CallLine
 from aioipc.sysv import _calls, _objects
@@ -203,7 +202,8 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
             thread can be started to wait
         :raises RemovedError: if the set was removed from the system, now or while it waits
         :raises RuntimeError: if the handle belongs to another event loop, or was inherited by a fork
-        :raises ValueError: if there is no operation, or an amount is out of range
+        :raises TypeError: if an operation is not a tuple of integers
+        :raises ValueError: if there is no operation, one is not a pair, or an amount is out of range
         """
         line = self._operating(operations, undo)
         await line.perform(line.call)
@@ -220,14 +220,20 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
         """The line of the tasks that want to do these."""
         if undo is None:
             undo = self.undo
-        return self._calls.line((operations, undo), lambda: self._new_operate(operations, undo))
+        try:
+            return self._calls.line((operations, undo), lambda: self._new_operate(operations, undo))
+        except TypeError as error:  # such as a list, which is not hashable
+            raise TypeError(f"operations must be tuples of two integers, (number, amount): {error}") from None
 
     def _new_operate(self, operations: tuple[tuple[int, int], ...], undo: bool) -> Operate:
         if not operations:
             raise ValueError("at least one operation is needed")
         numbers, amounts = [], []
-        for number, amount in operations:
-            numbers.append(operator.index(number))
+        for operation in operations:
+            if len(operation) != 2:
+                raise ValueError(f"operation {operation!r} must be a tuple of two integers, (number, amount)")
+            number, amount = operation
+            numbers.append(check_integer("number", number))
             if not 0 <= number < len(self):
                 raise IndexError(f"semaphore {number} of a set of {len(self)}")
             amounts.append(check_range("amount", amount, -AMOUNT_MAX - 1, AMOUNT_MAX))
@@ -239,7 +245,7 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
         return self._size
 
     def __getitem__(self, index: SupportsIndex) -> SetMember:  # type: ignore[override]
-        number = operator.index(index)
+        number = check_integer("index", index)
         if not -self._size <= number < self._size:
             raise IndexError(f"semaphore {number} of a set of {self._size}")
         return SetMember(self, number % self._size)

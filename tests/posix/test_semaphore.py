@@ -182,7 +182,7 @@ async def test_a_cancelled_task_leaves_the_line(name: str) -> None:
 async def test_a_timeout_takes_nothing(name: str) -> None:
     with Semaphore.create(name, value=0) as semaphore:
         assert await times_out(semaphore.acquire)
-        assert not workers._active
+        assert not workers.in_the_kernel()
         assert semaphore.statistics().tasks_waiting_acquire == 0
         posix_ipc.Semaphore(name).release()
         assert semaphore.value == 1
@@ -228,7 +228,7 @@ async def test_close_wakes_every_waiter(name: str, how: str) -> None:
             await until(lambda: len(woken) == 3)
             semaphore.close()
         # Nobody takes what comes now.
-        await until(lambda: not workers._active)
+        await until(lambda: not workers.in_the_kernel())
         other.release()
         assert other.value == 1
     assert not exists(name)
@@ -315,7 +315,7 @@ async def test_a_thousand_semaphores_are_waited_for_at_once(new_name: NewName) -
         async with anyio.create_task_group() as group:
             for number in range(1000):
                 group.start_soon(acquire, number)
-            await until(lambda: len(workers._active) == 1000)
+            await until(lambda: workers.in_the_kernel() == 1000)
             assert served == set()
             for semaphore in semaphores:
                 with closing(posix_ipc.Semaphore(semaphore.name)) as bare:
@@ -408,7 +408,7 @@ async def test_a_handle_is_kept_while_a_task_waits(name: str) -> None:
     with Semaphore.create(name, value=0) as semaphore:
         async with anyio.create_task_group() as group:
             group.start_soon(acquire)
-            await until(lambda: bool(workers._active))
+            await until(lambda: workers.in_the_kernel() > 0)
             gc.collect()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)

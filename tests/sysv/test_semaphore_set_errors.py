@@ -60,7 +60,8 @@ def test_arguments_of_create(key: int, options: dict[str, object], error: type[E
         ([("0", 1)], TypeError, "str"),
         ([(0.5, 1)], TypeError, "float"),
         ([0, -1], TypeError, "int"),
-        ([(0,)], ValueError, "unpack"),
+        ([(0,)], ValueError, "must be a tuple of two integers"),
+        ([[0, -1]], TypeError, "must be tuples of two integers"),
     ],
 )
 def test_arguments_of_operate(operations: list[tuple[int, int]], error: type[Exception], words: str) -> None:

@@ -163,7 +163,8 @@ class Queue(Kind):
     def __init__(
         self, name: str, type: int = 0, *, comes: int = 1, others: int | None = None, data: bytes = b"data", **how: Any
     ) -> None:
-        self.handle = sysv.MessageQueue.create(None)
+        self._size = 100 if how.get("truncate") else None
+        self.handle = sysv.MessageQueue.create(None, max_message_size=self._size)
         self._how = {"type": type} | how
         self._comes = comes
         self._data = data
@@ -175,7 +176,7 @@ class Queue(Kind):
             libc.msgsnd(self.handle.id, others, b"not this one")
 
     def reopen(self) -> None:
-        self.handle = sysv.MessageQueue.open(id=self.handle.id)
+        self.handle = sysv.MessageQueue.open(id=self.handle.id, max_message_size=self._size)
 
     async def wait(self) -> object:
         return await self.handle.receive(**self._how)

@@ -152,7 +152,7 @@ async def test_a_cancellation_that_comes_too_late_keeps_out_of_shields(name: str
 
 
 @pytest.mark.asyncio
-async def test_a_task_that_does_nothing_but_send_can_be_cancelled() -> None:
+async def test_a_task_that_does_nothing_but_send_can_be_cancelled(key: int) -> None:
     """Even if each cancellation comes too late for one message, and the next message goes at once."""
     consumer = """
 import sys, sysv_ipc
@@ -163,8 +163,8 @@ try:
 except sysv_ipc.ExistentialError:
     pass
 """
-    async with sysv.MessageQueue.create(os.getpid(), max_bytes=4) as queue:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", consumer, str(queue.key))
+    async with sysv.MessageQueue.create(key, max_bytes=4) as queue:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", consumer, str(key))
 
         async def send_for_ever() -> None:
             while True:
