@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import compile_c
@@ -54,9 +55,10 @@ def test_all_jobs_are_done_the_urgent_ones_first() -> None:
 
 
 def test_interrupted_it_leaves_nothing() -> None:
-    with subprocess.Popen(
-        COMMAND, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as dispatcher:
+    options: dict[str, Any] = {"env": ENVIRONMENT, "stdout": -1, "stderr": -1, "text": True}
+    # A shell's background job ignores it.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(COMMAND, **options) as dispatcher:
         assert dispatcher.stdout is not None
         output = dispatcher.stdout.readline()
         dispatcher.send_signal(signal.SIGINT)
