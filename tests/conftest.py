@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import subprocess
+import time
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +25,8 @@ import pytest
 import sniffio
 import sysv_ipc
 import trio
+
+from aioipc._waiting import workers
 
 PEERS = Path(__file__).parent / "peers"
 NOBODY = 65534
@@ -229,6 +232,10 @@ def kernel(name: str) -> int:
 
 def in_child(function: Callable[[], Any]) -> Any:
     """Call the function in a forked child, and return its result or raise its exception here."""
+    # A thread that is about to end may hold a lock, of the allocator say, which the child would
+    # wait for in vain.  One that is in the kernel does not.
+    while worker_threads() and not workers.in_the_kernel():
+        time.sleep(0.001)
     reading, writing = os.pipe()
     with warnings.catch_warnings():  # Python warns of a fork beside other threads, as it should
         warnings.simplefilter("ignore", DeprecationWarning)
