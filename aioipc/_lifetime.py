@@ -5,15 +5,20 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from aioipc.errors import NotFoundError, RemovedError
+from anyio.abc import ObjectStream
+
+from aioipc.errors import ClosedError, NotFoundError, RemovedError
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
     from aioipc._waiting.handle import Handle
+
+
+_T = TypeVar("_T")
 
 
 class Lifetime(ABC):
@@ -83,6 +88,25 @@ class AsyncLifetime(Lifetime):
         traceback: TracebackType | None,
     ) -> None:
         self.__exit__(exc_type, exc_value, traceback)
+
+
+class Messages(AsyncLifetime, ObjectStream[_T]):
+    """A message queue: an anyio object stream without an end."""
+
+    async def send_eof(self) -> None:
+        """Not possible: a message queue has no end that a receiver could see.
+
+        :raises NotImplementedError: always
+        """
+        raise NotImplementedError(
+            "a message queue has no end of file: agree with the receivers on a message that means the end"
+        )
+
+    async def __anext__(self) -> _T:
+        try:
+            return await self.receive()
+        except ClosedError:
+            raise StopAsyncIteration from None
 
 
 class Acquirable(ABC):

@@ -12,6 +12,8 @@ import os
 
 import anyio
 
+from aioipc import _limits
+
 __all__ = [
     "AccessError",
     "BrokenError",
@@ -106,5 +108,7 @@ def from_errno(number: int, filename: str, explanation: str | None = None) -> Er
     `filename` is the name, key or path that the call was about; `explanation` takes
     the place of the C library's words where there is more to say.
     """
+    if explanation is None and number in (errno.EMFILE, errno.ENFILE):
+        explanation = f"no descriptor left: {_limits.explain_open_files()}"
     kind = _BY_ERRNO.get(number, KernelError)
     return kind(number, explanation or os.strerror(number), filename)

@@ -8,12 +8,13 @@ import itertools
 import os
 import pickle
 import random
+import signal
 import subprocess
 import time
 import traceback
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run that is ended by SIGTERM, as by timeout(1), removes what it has made, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = random.randrange(2**32)
 
@@ -181,6 +184,22 @@ class Task:
     async def cancel(self) -> None:
         self.scope.cancel()
         await self.done.wait()
+
+
+@asynccontextmanager
+async def counted_passes() -> AsyncIterator[list[int]]:
+    """How often the loop has run."""
+
+    async def count() -> None:
+        while True:
+            passes[0] += 1
+            await anyio.lowlevel.checkpoint()
+
+    passes = [0]
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        yield passes
+        group.cancel_scope.cancel()
 
 
 def call_soon(function: Callable[[], object]) -> None:

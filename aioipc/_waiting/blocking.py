@@ -21,46 +21,19 @@ What makes cancellation safe:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
 from aioipc._waiting._sleepers import AsyncioSleeper, News, Sleeper, TrioSleeper
 from aioipc._waiting.handle import Handle, Line
-from aioipc._waiting.workers import End, Run
+from aioipc._waiting.workers import Call, End, Run
 from aioipc.errors import WouldBlock
 
 _T = TypeVar("_T")
 
 _RECENT_LINES = 64
-
-
-class Call(ABC, Generic[_T]):
-    """A kernel call, in the three forms that waiting for it takes.
-
-    Tasks in one line that share a call take its results for each other.
-    """
-
-    @abstractmethod
-    def __call__(self) -> _T:
-        """Make it, in the loop's thread.
-
-        :raises WouldBlock: if it would have to wait
-        """
-
-    @abstractmethod
-    def block(self) -> _T:
-        """Make it in a worker's thread, waiting in the kernel.
-
-        :raises InterruptedError: if a signal ended it; it had no effect
-        :raises WouldBlock: if it waited without taking: now is the time to try
-        """
-
-    @abstractmethod
-    def revoke(self, result: _T) -> bool:
-        """Undo what `block` did, in any thread; False if that can't be done.  Raises nothing."""
 
 
 class Calls(Handle):

@@ -46,8 +46,8 @@ class Descriptor(Handle):
 
     def _bound(self, on_trio: bool) -> None:
         kind = _TrioPlaces if on_trio else _AsyncioPlaces
-        self.reading.places = kind(self._fileno, self.reading.gate, writing=False)
-        self.writing.places = kind(self._fileno, self.writing.gate, writing=True)
+        self.reading.places = kind(self, self._fileno, self.reading.gate, writing=False)
+        self.writing.places = kind(self, self._fileno, self.writing.gate, writing=True)
 
     def close(self) -> None:
         """Wake every waiting task with `ClosedError`, and let go of the loop.  Safe to call again."""
@@ -92,11 +92,11 @@ class Direction(Line):
 class _Places(ABC):
     """The places in line of the tasks that wait for one direction of a descriptor."""
 
-    def __init__(self, fileno: int, gate: Gate, *, writing: bool) -> None:
+    def __init__(self, handle: Handle, fileno: int, gate: Gate, *, writing: bool) -> None:
         # An OrderedDict finds its first and drops any in constant time; a dict that has
         # lost its first ten thousand keys looks at all of them to find the next.
         self.taken: OrderedDict[object, Any] = OrderedDict()
-        self.closed = False
+        self._handle = handle
         self._fileno = fileno
         self._gate = gate
         self._writing = writing
@@ -115,7 +115,7 @@ class _Places(ABC):
     def leave(self, place: object, served: bool) -> None:
         """Give up a place: served, or cancelled."""
         news = self.taken.pop(place)
-        if not self.taken and not self.closed:
+        if not self.taken and not self._handle.closed:
             self._gate.held = False
         self._gate.renew()
         self._left(served, news)
@@ -130,14 +130,14 @@ class _Places(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Wake all."""
+        """Wake all; the handle is closed already."""
 
 
 class _AsyncioPlaces(_Places):
     """On asyncio and its like: one reader or writer in the loop, and a future for each place."""
 
-    def __init__(self, fileno: int, gate: Gate, *, writing: bool) -> None:
-        super().__init__(fileno, gate, writing=writing)
+    def __init__(self, handle: Handle, fileno: int, gate: Gate, *, writing: bool) -> None:
+        super().__init__(handle, fileno, gate, writing=writing)
         self._loop = asyncio.get_running_loop()
         self._watched = False
         self._settling = False
@@ -146,7 +146,7 @@ class _AsyncioPlaces(_Places):
         self._suspect = False
 
     async def turn(self, place: object) -> None:
-        if self.closed:
+        if self._handle.closed:
             return
         if self.taken[place] is not None:  # woken in vain
             self._suspect = self._writing
@@ -205,7 +205,6 @@ class _AsyncioPlaces(_Places):
                 remove(self._fileno)
 
     def close(self) -> None:
-        self.closed = True
         self._unwatch()
         if self._loop.is_closed():  # and so nobody can be woken any more
             return
@@ -217,8 +216,8 @@ class _AsyncioPlaces(_Places):
 class _TrioPlaces(_Places):
     """On trio, where one task at a time may wait for a descriptor: the first in line."""
 
-    def __init__(self, fileno: int, gate: Gate, *, writing: bool) -> None:
-        super().__init__(fileno, gate, writing=writing)
+    def __init__(self, handle: Handle, fileno: int, gate: Gate, *, writing: bool) -> None:
+        super().__init__(handle, fileno, gate, writing=writing)
         self._trio = sys.modules["trio"]
 
     async def turn(self, place: object) -> None:
@@ -226,7 +225,7 @@ class _TrioPlaces(_Places):
             event: trio.Event = self._trio.Event()
             self.taken[place] = event
             await event.wait()
-        if self.closed:
+        if self._handle.closed:
             return
         lowlevel = self._trio.lowlevel
         wait = lowlevel.wait_writable if self._writing else lowlevel.wait_readable
@@ -239,7 +238,6 @@ class _TrioPlaces(_Places):
             event.set()
 
     def close(self) -> None:
-        self.closed = True
         if self.taken:
             self._trio.lowlevel.notify_closing(self._fileno)
             for event in self.taken.values():

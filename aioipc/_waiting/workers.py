@@ -16,13 +16,16 @@ import errno
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 from aioipc import _limits
 from aioipc._arguments import check_integer
 from aioipc._waiting._interrupt import Interrupter, install
 from aioipc.errors import LimitError, WouldBlock
+
+_T = TypeVar("_T")
 
 _LINGER = 0.1
 """Seconds until a thread without work ends.  To start one takes less than a millisecond."""
@@ -31,18 +34,30 @@ _EXIT_GRACE = 0.2
 """Seconds that the exit of the interpreter waits for threads that are on their way out of the kernel."""
 
 
-class BlockingCall(Protocol):
-    """What a thread can do for tasks that wait."""
+class Call(ABC, Generic[_T]):
+    """A kernel call, in the three forms that waiting for it takes.
 
-    def block(self) -> Any:
-        """Make the call, waiting in the kernel; return what it came back with.
+    Tasks in one line that share a call take its results for each other.
+    """
 
-        :raises InterruptedError: a signal has ended the call, which had no effect
-        :raises WouldBlock: it waited, took nothing, and now whoever wants it should try
+    @abstractmethod
+    def __call__(self) -> _T:
+        """Make it, in the loop's thread.
+
+        :raises WouldBlock: if it would have to wait
         """
 
-    def revoke(self, result: Any) -> bool:
-        """Give back what `block` returned; False if that can't be done any more."""
+    @abstractmethod
+    def block(self) -> _T:
+        """Make it in a worker's thread, waiting in the kernel.
+
+        :raises InterruptedError: if a signal ended it; it had no effect
+        :raises WouldBlock: if it waited without taking: now is the time to try
+        """
+
+    @abstractmethod
+    def revoke(self, result: _T) -> bool:
+        """Undo what `block` did, in any thread; False if that can't be done.  Raises nothing."""
 
 
 class End(enum.Enum):
@@ -56,7 +71,7 @@ class End(enum.Enum):
 class Run:
     """One blocking call, in a thread of its own from `start` until `end` is set."""
 
-    def __init__(self, call: BlockingCall, report: Callable[[Run], None], abandoned: Callable[[Run], None]) -> None:
+    def __init__(self, call: Call[Any], report: Callable[[Run], None], abandoned: Callable[[Run], None]) -> None:
         """
         :param report: called by the thread when the run has ended, to tell the event loop;
             raises RuntimeError if that has been closed

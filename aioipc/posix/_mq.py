@@ -147,8 +147,6 @@ def _attribute_error(name: str, messages: int, size: int) -> LimitError:
 def _room_error(error: OSError, name: str, messages: int, size: int) -> Error:
     """Explain EMFILE, ENFILE and ENOSPC, which posix_ipc reports without errno."""
     number = error.errno or _limits.no_descriptor_left()
-    if number in (errno.EMFILE, errno.ENFILE):
-        return from_errno(number, name, f"no descriptor left: {_limits.explain_open_files()}")
     if number is not None:
         return from_errno(number, name)
     if "space" in str(error):

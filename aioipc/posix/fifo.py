@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from aioipc import _limits
 from aioipc._arguments import check_mode
 from aioipc._lifetime import AsyncLifetime
 from aioipc._waiting import _interrupt
-from aioipc._waiting.blocking import Call, Calls
+from aioipc._waiting.blocking import Calls
 from aioipc._waiting.handle import Handle
+from aioipc._waiting.workers import Call
 from aioipc.errors import (
     Error,
     ExistsError,
@@ -269,8 +269,6 @@ class _Open(Call[int]):
 
 
 def _explain(error: OSError, path: str) -> Error:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return from_errno(error.errno, path, f"no descriptor left: {_limits.explain_open_files()}")
     if error.errno == errno.ENOENT:
         return from_errno(error.errno, path, "there is no FIFO at this path; Fifo.create() makes one")
     if error.errno == errno.EACCES:

@@ -12,14 +12,12 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
-from anyio.abc import ObjectStream
 
 from aioipc._arguments import check_range, message_bytes
-from aioipc._lifetime import AsyncLifetime
+from aioipc._lifetime import Messages
 from aioipc._waiting._immediate import Iterator, record
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import (
-    ClosedError,
     MessageTooLongError,
     NotFoundError,
 )
@@ -67,7 +65,7 @@ class MessageQueueStatistics(NamedTuple):
     """The process registered with mq_notify(3), 0 for none; None if the handle is not open for reading."""
 
 
-class MessageQueue(AsyncLifetime, ObjectStream[Message]):
+class MessageQueue(Messages[Message]):
     """A handle of a POSIX message queue.  Make one with `create` or `open`.
 
     It is an anyio object stream: messages can be sent and received by any number of
@@ -211,15 +209,6 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
         data, priority = self._outgoing(item, priority)
         self._descriptor.writing.perform_nowait(self._send, data, priority)
 
-    async def send_eof(self) -> None:
-        """Not possible: a POSIX message queue has no end that a receiver could see.
-
-        :raises NotImplementedError: always
-        """
-        raise NotImplementedError(
-            "a POSIX message queue has no end of file: agree with the receivers on a message that means the end"
-        )
-
     def _outgoing(self, item: Buffer | Message, priority: int | None) -> tuple[bytes, int]:
         """Check what is to be sent."""
         if isinstance(item, Message):
@@ -267,12 +256,6 @@ class MessageQueue(AsyncLifetime, ObjectStream[Message]):
         """Go over the messages as they arrive, until the handle is closed."""
         gate = self._descriptor.reading.gate
         return Iterator(gate, self._queue.receive, Message, self.__anext__, self._compact_below)
-
-    async def __anext__(self) -> Message:
-        try:
-            return await self.receive()
-        except ClosedError:
-            raise StopAsyncIteration from None
 
     def _receive(self) -> Message:
         try:

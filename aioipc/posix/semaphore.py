@@ -16,7 +16,8 @@ import posix_ipc
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Acquirable, Lifetime
-from aioipc._waiting.blocking import Call, Calls
+from aioipc._waiting.blocking import Calls
+from aioipc._waiting.workers import Call
 from aioipc.errors import (
     AccessError,
     Error,
@@ -269,8 +270,6 @@ def _explain(error: OSError, name: str) -> Error:
     if error.errno == errno.EOVERFLOW:
         return _too_great(name)
     number = error.errno or _limits.no_descriptor_left() or 0
-    if number in (errno.EMFILE, errno.ENFILE):
-        return from_errno(number, name, f"no descriptor left: {_limits.explain_open_files()}")
     if number == errno.ENOSPC:
         return from_errno(number, name, "no room left in the shared-memory file system; see `df /dev/shm`")
     return from_errno(number, name)

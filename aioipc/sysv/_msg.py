@@ -10,7 +10,7 @@ import sysv_ipc
 
 from aioipc import _limits
 from aioipc._waiting._immediate import record
-from aioipc._waiting.blocking import Call
+from aioipc._waiting.workers import Call
 from aioipc.errors import AccessError, Error, LimitError, MessageTooLongError, WouldBlock
 from aioipc.sysv import _calls, _objects
 

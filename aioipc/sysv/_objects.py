@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from typing import ClassVar, SupportsIndex, TypeVar
@@ -21,10 +22,6 @@ from aioipc.sysv.keys import PRIVATE, check_key
 _T = TypeVar("_T")
 
 _ID_MAX = 2**31 - 1
-_REMOVE: dict[str, Callable[[int], None]] = {
-    "message queue": sysv_ipc.remove_message_queue,
-    "semaphore set": sysv_ipc.remove_semaphore,
-}
 
 
 class Object(AsyncLifetime):
@@ -63,13 +60,18 @@ class Object(AsyncLifetime):
         :raises AccessError: if it belongs to another user
         """
         try:
-            _REMOVE[self._kind](self.id)
+            self._rmid(self.id)
         except sysv_ipc.ExistentialError:
             raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
         except (sysv_ipc.PermissionsError, PermissionError):
             raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
 
     _remove_object = remove
+
+    @staticmethod
+    @abstractmethod
+    def _rmid(id: int) -> None:
+        """Remove the object that has this id: what sysv_ipc has for this kind."""
 
     def _try(self, call: Callable[..., _T], *args: object) -> _T:
         try:
@@ -152,12 +154,7 @@ def user_id(owner: int | str) -> int:
 
     :raises NotFoundError: if there is none of that name
     """
-    if isinstance(owner, str):
-        try:
-            return pwd.getpwnam(owner).pw_uid
-        except KeyError:
-            raise NotFoundError(errno.ENOENT, "no user has this name", owner) from None
-    return check_range("owner", owner, 0, 2**32 - 2)
+    return _numeric_id("owner", "user", owner, lambda name: pwd.getpwnam(name).pw_uid)
 
 
 def group_id(group: int | str) -> int:
@@ -165,9 +162,13 @@ def group_id(group: int | str) -> int:
 
     :raises NotFoundError: if there is none of that name
     """
-    if isinstance(group, str):
-        try:
-            return grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise NotFoundError(errno.ENOENT, "no group has this name", group) from None
-    return check_range("group", group, 0, 2**32 - 2)
+    return _numeric_id("group", "group", group, lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _numeric_id(argument: str, what: str, value: int | str, find: Callable[[str], int]) -> int:
+    if not isinstance(value, str):
+        return check_range(argument, value, 0, 2**32 - 2)
+    try:
+        return find(value)
+    except KeyError:
+        raise NotFoundError(errno.ENOENT, f"no {what} has this name", value) from None

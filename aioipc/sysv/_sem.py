@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from struct import Struct
 
 import sysv_ipc
 
 from aioipc import _limits
 from aioipc._arguments import check_range
-from aioipc._waiting.blocking import Call
+from aioipc._waiting.workers import Call
 from aioipc.errors import Error, LimitError, WouldBlock
 from aioipc.sysv import _calls, _objects
 
@@ -28,15 +28,15 @@ _HALF_MADE_SECONDS = 0.1
 class Operate(Call[None]):
     """semop(2)."""
 
-    def __init__(self, id: int, name: str, numbers: list[int], amounts: list[int], undo: bool) -> None:
+    def __init__(self, id: int, name: str, operations: list[tuple[int, int]], undo: bool) -> None:
         self._id = id
         self._name = name
-        self._is_revocable = max(amounts) <= 0
+        self._is_revocable = all(amount <= 0 for _, amount in operations)
         flags = _calls.SEM_UNDO if undo else 0
-        self._now = pack(numbers, amounts, flags | _calls.IPC_NOWAIT)
-        self._waiting = pack(numbers, amounts, flags)
-        taken = [(n, -a) for n, a in zip(numbers, amounts, strict=True) if a < 0]
-        self._back = pack([n for n, _ in taken], [a for _, a in taken], flags | _calls.IPC_NOWAIT)
+        self._now = pack(operations, flags | _calls.IPC_NOWAIT)
+        self._waiting = pack(operations, flags)
+        taken = [(number, -amount) for number, amount in operations if amount < 0]
+        self._back = pack(taken, flags | _calls.IPC_NOWAIT)
 
     def __call__(self) -> None:
         try:
@@ -81,9 +81,9 @@ class Operate(Call[None]):
         return _objects.explain(error, self._name)
 
 
-def pack(numbers: list[int], amounts: list[int], flags: int) -> bytes:
+def pack(operations: Iterable[tuple[int, int]], flags: int) -> bytes:
     """An array of struct sembuf."""
-    return b"".join(_SEMBUF.pack(*operation, flags) for operation in zip(numbers, amounts, strict=True))
+    return b"".join(_SEMBUF.pack(number, amount, flags) for number, amount in operations)
 
 
 def check_values(values: Sequence[int]) -> array[int]:
@@ -95,14 +95,19 @@ def set_initial(id: int, values: array[int]) -> None:
     """Give a new set its values, all at once, so that nobody sees some of them.
 
     They are added to the zeros that it begins with: what somebody may have released by now is not
-    lost.  A set with more than SEMOPM semaphores gets them by SETALL.
+    lost.  A set with more than SEMOPM of them gets them by SETALL.
     """
+    added = list(enumerate(values))
     try:
-        _calls.semop(id, pack(list(range(len(values))), list(values), _calls.IPC_NOWAIT))
+        _calls.semop(id, pack(added, _calls.IPC_NOWAIT))
     except OSError as error:
-        if error.errno not in (errno.E2BIG, errno.EAGAIN):
+        if error.errno == errno.E2BIG:
+            _calls.semsetall(id, values)
+        elif error.errno != errno.EAGAIN:
             raise
-        _calls.semsetall(id, values)
+        # Else somebody has released one that is to be zero: an operation of 0 waits for zero.
+        elif any(values):
+            _calls.semop(id, pack([each for each in added if each[1]], _calls.IPC_NOWAIT))
 
 
 def when_made(id: int, key: int) -> int:

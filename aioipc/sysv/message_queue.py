@@ -14,10 +14,10 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import sysv_ipc
-from anyio.abc import ObjectStream
 
 from aioipc import _limits
 from aioipc._arguments import check_integer, check_mode, check_range, message_bytes
+from aioipc._lifetime import Messages
 from aioipc._waiting._immediate import Iterator
 from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
@@ -74,7 +74,7 @@ class MessageQueueStatistics(NamedTuple):
     """Permission bits, such as 0o600."""
 
 
-class MessageQueue(Object, ObjectStream[Message]):
+class MessageQueue(Object, Messages[Message]):
     """A handle of a System V message queue.  Make one with `create` or `open`.
 
     It is an anyio object stream: messages can be sent and received by any number of
@@ -86,6 +86,7 @@ class MessageQueue(Object, ObjectStream[Message]):
     """
 
     _kind = KIND
+    _rmid = staticmethod(sysv_ipc.remove_message_queue)
 
     max_message_size: int
     """How many bytes a message may have."""
@@ -243,15 +244,6 @@ class MessageQueue(Object, ObjectStream[Message]):
         """
         self._sending.perform_nowait(self._outgoing(item, type))
 
-    async def send_eof(self) -> None:
-        """Not possible: a System V message queue has no end that a receiver could see.
-
-        :raises NotImplementedError: always
-        """
-        raise NotImplementedError(
-            "a System V message queue has no end of file: agree with the receivers on a message that means the end"
-        )
-
     def _outgoing(self, item: Buffer | Message, type: int | None) -> Send:
         if isinstance(item, Message):
             type = item.type if type is None else type
@@ -322,12 +314,6 @@ class MessageQueue(Object, ObjectStream[Message]):
     def __aiter__(self) -> AsyncIterator[Message]:  # type: ignore[override]
         """Go over all messages as they arrive, until the handle is closed."""
         return self.messages()
-
-    async def __anext__(self) -> Message:
-        try:
-            return await self.receive()
-        except ClosedError:
-            raise StopAsyncIteration from None
 
     def _receiving(self, type: int, exclude: int | None, truncate: bool) -> CallLine:
         """The line of the tasks that want what these parameters say."""

@@ -76,6 +76,7 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
     """
 
     _kind = KIND
+    _rmid = staticmethod(sysv_ipc.remove_semaphore)
 
     undo: bool
     """Whether the kernel undoes what this process has done by this handle when it ends."""
@@ -99,7 +100,7 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
         exist_ok: bool = False,
         persist: bool = False,
     ) -> Self:
-        """Create a set and open it: semget(2) with IPC_CREAT, and semctl(2) with SETALL.
+        """Create a set and open it: semget(2) with IPC_CREAT; its values are set at once, by semop(2).
 
         Another program can open a set before its creator has set the values: all are zero then.
         `open` waits for them; programs that do not find nothing to acquire in that moment.
@@ -228,16 +229,15 @@ class SemaphoreSet(Object, Sequence["SetMember"]):
     def _new_operate(self, operations: tuple[tuple[int, int], ...], undo: bool) -> Operate:
         if not operations:
             raise ValueError("at least one operation is needed")
-        numbers, amounts = [], []
+        checked = []
         for operation in operations:
             if len(operation) != 2:
                 raise ValueError(f"operation {operation!r} must be a tuple of two integers, (number, amount)")
             number, amount = operation
-            numbers.append(check_integer("number", number))
-            if not 0 <= number < len(self):
+            if not 0 <= check_integer("number", number) < len(self):
                 raise IndexError(f"semaphore {number} of a set of {len(self)}")
-            amounts.append(check_range("amount", amount, -AMOUNT_MAX - 1, AMOUNT_MAX))
-        return Operate(self.id, self._name, numbers, amounts, undo)
+            checked.append((number, check_range("amount", amount, -AMOUNT_MAX - 1, AMOUNT_MAX)))
+        return Operate(self.id, self._name, checked, undo)
 
     # Its semaphores
 

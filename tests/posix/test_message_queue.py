@@ -13,7 +13,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import anyio
@@ -21,7 +21,7 @@ import anyio.abc
 import anyio.lowlevel
 import posix_ipc
 import pytest
-from conftest import running, until
+from conftest import counted_passes, running, until
 
 import aioipc
 from aioipc.posix import Message, MessageQueue
@@ -453,22 +453,6 @@ async def until_number(queue: MessageQueue, last: int) -> AsyncIterator[Message]
         yield message
         if int(message.data) == last:
             return
-
-
-@asynccontextmanager
-async def counted_passes() -> AsyncIterator[list[int]]:
-    """How often the loop has run."""
-
-    async def count() -> None:
-        while True:
-            passes[0] += 1
-            await anyio.lowlevel.checkpoint()
-
-    passes = [0]
-    async with anyio.create_task_group() as group:
-        group.start_soon(count)
-        yield passes
-        group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("style", ["async for", "receive", "send"])

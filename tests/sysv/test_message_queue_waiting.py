@@ -7,13 +7,12 @@ import gc
 import subprocess
 import warnings
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
-from conftest import in_child, running, until
+from conftest import counted_passes, in_child, running, until
 
 import aioipc
 from aioipc.sysv import MessageQueue
@@ -293,22 +292,6 @@ def anext_of(messages: AsyncIterator[object]) -> Callable[[], object]:
 
 
 # C6: nobody starves ----------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def counted_passes() -> AsyncIterator[list[int]]:
-    """How often the loop has run."""
-
-    async def count() -> None:
-        while True:
-            passes[0] += 1
-            await anyio.lowlevel.checkpoint()
-
-    passes = [0]
-    async with anyio.create_task_group() as group:
-        group.start_soon(count)
-        yield passes
-        group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("style", ["async for", "receive"])

@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from functools import partial
 
 import anyio
+import libc
 import pytest
 from conftest import in_child, running, until
 
 import aioipc
-from aioipc.sysv import SemaphoreSet
+from aioipc.sysv import SemaphoreSet, semaphore
 
 pytestmark = pytest.mark.anyio
 
@@ -101,6 +102,21 @@ def test_nobody_sees_a_half_made_set(new_key: NewKey, size: int) -> None:
             racer.stdin.close()
         for racer in racers:
             assert racer.stdout.read().splitlines() == [str(values)] * len(keys)
+
+
+@pytest.mark.parametrize("values", [(0, 3), (0, 0), (1, 3)])
+def test_what_is_released_before_the_values_are_set_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, values: tuple[int, int]
+) -> None:
+    def make_and_release(*args: int) -> int:
+        id = semget(*args)
+        libc.semop(id, (0, 1), (1, 2))
+        return id
+
+    semget = semaphore.semget
+    monkeypatch.setattr(semaphore, "semget", make_and_release)
+    with SemaphoreSet.create(None, values=values) as semaphores:
+        assert semaphores.values == (values[0] + 1, values[1] + 2)
 
 
 @pytest.mark.parametrize("kind", ["MessageQueue", "SemaphoreSet"])

@@ -27,6 +27,7 @@ from kinds import KINDS, every_kind, made
 
 import aioipc
 from aioipc import posix, sysv
+from aioipc._waiting import workers
 
 NewName = Callable[[], str]
 
@@ -60,6 +61,25 @@ def bare(name: str) -> Iterator[posix_ipc.Semaphore]:
         yield semaphore
     finally:
         semaphore.close()
+
+
+# At once
+
+
+@every_kind
+def test_at_once_when_possible(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What need not wait touches neither a loop, there is none here, nor a thread."""
+
+    def refuse(run: object) -> None:
+        raise AssertionError("a thread was asked")
+
+    monkeypatch.setattr(workers.Run, "start", refuse)
+    with made(kind, name) as it:
+        it.give()
+        with pytest.raises(StopIteration) as ended:
+            it.wait().send(None)
+        assert ended.value.value
+        assert it.left() == 0
 
 
 # Threads

@@ -167,12 +167,15 @@ except sysv_ipc.ExistentialError:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", consumer, str(key))
 
         async def send_for_ever() -> None:
+            nonlocal sent
             while True:
                 await queue.send(b"abcd")
+                sent += 1
 
-        for _ in range(200):
+        sent = 0
+        for number in range(200):
             task = asyncio.create_task(send_for_ever())
-            await asyncio.sleep(0.002)
+            await until(lambda number=number: sent > 10 * number)  # type: ignore[misc]
             task.cancel()
             async with asyncio.timeout(30):
                 with pytest.raises(asyncio.CancelledError):
@@ -312,8 +315,8 @@ how, what, comes_before = eval(sys.argv[1])
 
 async def main():
     task = asyncio.ensure_future(eval(how, dict(globals())))
-    for _ in range(100):
-        await asyncio.sleep(0.0001)
+    while not workers.in_the_kernel():
+        await asyncio.sleep(0)
 
 loop = asyncio.new_event_loop()
 handle = eval(what, dict(globals()))
