@@ -60,6 +60,57 @@ def explain_rlimit_msgqueue() -> str:
     )
 
 
+def explain_shm_room(descriptor: int) -> str:
+    """Name the file system of POSIX shared memory, its room now, and the ways to enlarge it."""
+    room = os.fstatvfs(descriptor)
+    free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+    return (
+        f"the shared-memory file system /dev/shm ({free:,} of {size:,} bytes free now; enlarge it with "
+        "`mount -o remount,size=BYTES /dev/shm` as root, that of a container with `docker run --shm-size=BYTES`)"
+    )
+
+
+def explain_shm_files() -> str:
+    """Name the number of files in the file system of POSIX shared memory, and the way to raise it."""
+    room = os.statvfs("/dev/shm")  # noqa: S108
+    return (
+        f"the shared-memory file system /dev/shm ({room.f_favail:,} of {room.f_files:,} free now; raise it with "
+        "`mount -o remount,nr_inodes=NUMBER /dev/shm` as root, or remove some)"
+    )
+
+
+def explain_shm_segments() -> str:
+    """Name the limits of how many System V segments there are and how large all are, their values, and the commands."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return (
+        f"as many segments exist as {explain_sysctl('kernel.shmmni')} allows, or pages of {page:,} bytes in them as "
+        f"{explain_sysctl('kernel.shmall')}; or remove some"
+    )
+
+
+def explain_overcommit() -> str:
+    """Name the kernel parameter by which memory is promised, its value now, and the command that changes it."""
+    return (
+        f"vm.overcommit_memory ({sysctl('vm.overcommit_memory')} now; `sysctl -w vm.overcommit_memory=1` as root lets "
+        "the kernel promise more memory than there is)"
+    )
+
+
+def explain_address_space() -> str:
+    """Name RLIMIT_AS, or the number of mappings where that is not limited, its value now, and the ways to change it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY:
+        return explain_sysctl("vm.max_map_count")
+    return f"RLIMIT_AS ({soft:,} bytes now; raise it with `ulimit -v` or LimitAS= in a systemd unit)"
+
+
+def explain_file_size() -> str:
+    """Name RLIMIT_FSIZE, its value now, and the ways to change it."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    now = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,} bytes"
+    return f"RLIMIT_FSIZE ({now} now; raise it with `ulimit -f` or LimitFSIZE= in a systemd unit)"
+
+
 def explain_open_files() -> str:
     """Name RLIMIT_NOFILE, its value now, and the ways to change it."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

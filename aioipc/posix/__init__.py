@@ -1,9 +1,17 @@
-"""POSIX IPC as awaitables: message queues (mq_overview(7)), semaphores (sem_overview(7)), FIFOs (fifo(7))."""
+"""POSIX IPC as awaitables: message queues (mq_overview(7)), semaphores, FIFOs, and shared memory (shm_overview(7))."""
 
+from typing import TYPE_CHECKING
+
+from aioipc import _lazy
 from aioipc.posix.fifo import Fifo
 from aioipc.posix.fifo_ends import FifoReader, FifoStatistics, FifoWriter
 from aioipc.posix.message_queue import Message, MessageQueue, MessageQueueStatistics
 from aioipc.posix.semaphore import Semaphore, SemaphoreStatistics
+
+if TYPE_CHECKING:
+    from aioipc.posix.shared_memory import SharedMemory, SharedMemoryStatistics
+else:
+    __getattr__, __dir__ = _lazy.names_of(__name__, "shared_memory", "SharedMemory", "SharedMemoryStatistics")
 
 __all__ = [
     "Fifo",
@@ -15,4 +23,6 @@ __all__ = [
     "MessageQueueStatistics",
     "Semaphore",
     "SemaphoreStatistics",
+    "SharedMemory",
+    "SharedMemoryStatistics",
 ]
