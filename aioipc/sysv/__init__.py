@@ -1,9 +1,17 @@
-"""System V IPC (sysvipc(7)) as awaitables: message queues, semaphore sets, and the keys they are found by."""
+"""System V IPC (sysvipc(7)) as awaitables: message queues, semaphore sets, shared memory, and their keys."""
 
+from typing import TYPE_CHECKING
+
+from aioipc import _lazy
 from aioipc.sysv._msg import Message
 from aioipc.sysv.keys import PRIVATE, ftok
 from aioipc.sysv.message_queue import MessageQueue, MessageQueueStatistics
 from aioipc.sysv.semaphore import SemaphoreSet, SemaphoreSetStatistics, SetMember
+
+if TYPE_CHECKING:
+    from aioipc.sysv.shared_memory import SharedMemory, SharedMemoryStatistics
+else:
+    __getattr__, __dir__ = _lazy.names_of(__name__, "shared_memory", "SharedMemory", "SharedMemoryStatistics")
 
 __all__ = [
     "PRIVATE",
@@ -13,5 +21,7 @@ __all__ = [
     "SemaphoreSet",
     "SemaphoreSetStatistics",
     "SetMember",
+    "SharedMemory",
+    "SharedMemoryStatistics",
     "ftok",
 ]

@@ -6,11 +6,12 @@
  *   - sets of more than one semaphore, several operations at once, SETALL and GETALL,
  *   - msgrcv(2) with MSG_EXCEPT or MSG_NOERROR, with no room for data at all, and types beyond an int,
  *   - an object known by its id only,
- *   - the whole of msqid_ds or semid_ds as it was at one moment,
+ *   - shared memory that is not attached as soon as it is found,
+ *   - the whole of msqid_ds, semid_ds or shmid_ds as it was at one moment,
  *   - ftok(3) of a path that is not UTF-8.
  *
  * Each function here is one call of the C library, without policy: errors are plain OSErrors
- * with their errno, and aioipc/sysv/_msg.py and _sem.py say what they mean.  A call that may block
+ * with their errno, and aioipc/sysv/_msg.py, _sem.py and shared_memory.py say what they mean.  A call that may block
  * releases the GIL; one that was told not to (IPC_NOWAIT) does so for large messages only.
  */
 #define PY_SSIZE_T_CLEAN
@@ -21,6 +22,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
+#include <sys/shm.h>
 #include <sys/stat.h>
 
 #ifndef MSG_EXCEPT
@@ -345,6 +347,49 @@ calls_sem_set(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Shared memory ---------------------------------------------------------------- */
+
+static PyObject *
+calls_shmget(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int key, flags;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(args, "ini:shmget", &key, &size, &flags))
+        return NULL;
+    int id = shmget(key, (size_t)size, flags);
+    return id < 0 ? failed() : PyLong_FromLong(id);
+}
+
+static PyObject *
+calls_shm_stat(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    struct shmid_ds status;
+    int id = PyLong_AsLong(argument);
+    if (id == -1 && PyErr_Occurred())
+        return NULL;
+    if (shmctl(id, IPC_STAT, &status) != 0)
+        return failed();
+    const struct ipc_perm *perm = &status.shm_perm;
+    return Py_BuildValue("(iIIIIINnkiiLLL)", (int)perm->__key, perm->uid, perm->gid, perm->cuid, perm->cgid,
+                         (unsigned)perm->mode & 0777, PyBool_FromLong(perm->mode & SHM_DEST),
+                         (Py_ssize_t)status.shm_segsz, (unsigned long)status.shm_nattch, (int)status.shm_cpid,
+                         (int)status.shm_lpid, (long long)status.shm_atime, (long long)status.shm_dtime,
+                         (long long)status.shm_ctime);
+}
+
+static PyObject *
+calls_shm_set(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int id;
+    unsigned uid, gid, mode;
+    if (!PyArg_ParseTuple(args, "iIII:shm_set", &id, &uid, &gid, &mode))
+        return NULL;
+    struct shmid_ds status = {.shm_perm = {.uid = uid, .gid = gid, .mode = mode}};
+    if (shmctl(id, IPC_SET, &status) != 0)
+        return failed();
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
     {"ftok", calls_ftok, METH_VARARGS, PyDoc_STR("ftok(path, project) -> key")},
     {"msgsnd", calls_msgsnd, METH_VARARGS, PyDoc_STR("msgsnd(id, type, data, flags) -> None")},
@@ -368,6 +413,12 @@ static PyMethodDef module_methods[] = {
      PyDoc_STR("sem_stat(id) -> (key, uid, gid, cuid, cgid, mode, nsems, otime, ctime)\n\nsemctl(2) with IPC_STAT.")},
     {"sem_set", calls_sem_set, METH_VARARGS,
      PyDoc_STR("sem_set(id, uid, gid, mode) -> None\n\nsemctl(2) with IPC_SET.")},
+    {"shmget", calls_shmget, METH_VARARGS, PyDoc_STR("shmget(key, size, flags) -> id")},
+    {"shm_stat", calls_shm_stat, METH_O,
+     PyDoc_STR("shm_stat(id) -> (key, uid, gid, cuid, cgid, mode, removed, segsz, nattch, cpid, lpid, atime,\n"
+               "dtime, ctime)\n\nshmctl(2) with IPC_STAT; removed is SHM_DEST.")},
+    {"shm_set", calls_shm_set, METH_VARARGS,
+     PyDoc_STR("shm_set(id, uid, gid, mode) -> None\n\nshmctl(2) with IPC_SET.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,4 +1,4 @@
-"""What System V queues and sets have in common: keys, ids, owners, errors."""
+"""What System V queues, sets and segments have in common: keys, ids, owners, errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import ClassVar, SupportsIndex, TypeVar
 import sysv_ipc
 
 from aioipc._arguments import check_range
-from aioipc._lifetime import AsyncLifetime
+from aioipc._lifetime import AsyncLifetime, Lifetime
 from aioipc._waiting.blocking import Calls
 from aioipc.errors import AccessError, Error, ExistsError, NotFoundError, RemovedError, from_errno
 from aioipc.sysv.keys import PRIVATE, check_key
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _ID_MAX = 2**31 - 1
 
 
-class Object(AsyncLifetime):
+class Object(Lifetime):
     """A handle of a System V object."""
 
     key: int
@@ -40,16 +40,6 @@ class Object(AsyncLifetime):
         self._removes = remove
         self._label = label(key, id)
         self._name = f"{self._kind} ({self._label})"
-        self._calls = self._handle = Calls(self._name)
-
-    def close(self) -> None:
-        """Close the handle.  To the kernel that means nothing: System V objects are not opened.
-
-        Tasks that wait get `ClosedError`, every `async for` ends.  The object stays in the system, as
-        it is: leaving the `with` block removes it, and so does `remove`.
-        May be called again, and from a callback of the loop.
-        """
-        self._calls.close()
 
     def remove(self) -> None:
         """Remove the object from the system, with all that is in it: msgctl(2), semctl(2) with IPC_RMID.
@@ -78,6 +68,23 @@ class Object(AsyncLifetime):
             return call(*args)
         except OSError as error:
             raise explain(error, self._name) from None
+
+
+class WaitingObject(Object, AsyncLifetime):
+    """A handle of an object that tasks wait for."""
+
+    def __init__(self, key: int, id: int, *, remove: bool) -> None:
+        super().__init__(key, id, remove=remove)
+        self._calls = self._handle = Calls(self._name)
+
+    def close(self) -> None:
+        """Close the handle.  To the kernel that means nothing: System V objects are not opened.
+
+        Tasks that wait get `ClosedError`, every `async for` ends.  The object stays in the system, as
+        it is: leaving the `with` block removes it, and so does `remove`.
+        May be called again, and from a callback of the loop.
+        """
+        self._calls.close()
 
 
 def label(key: int, id: int | None = None) -> str:

@@ -27,7 +27,7 @@ from aioipc.errors import (
 )
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._msg import KIND, TYPE_MAX, Message, Receive, Send, msgfind, msgget
-from aioipc.sysv._objects import Object
+from aioipc.sysv._objects import WaitingObject
 from aioipc.sysv.keys import PRIVATE, check_key
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class MessageQueueStatistics(NamedTuple):
     """Permission bits, such as 0o600."""
 
 
-class MessageQueue(Object, Messages[Message]):
+class MessageQueue(WaitingObject, Messages[Message]):
     """A handle of a System V message queue.  Make one with `create` or `open`.
 
     It is an anyio object stream: messages can be sent and received by any number of

@@ -18,7 +18,7 @@ from aioipc._arguments import check_integer, check_mode, check_range
 from aioipc._lifetime import Acquirable
 from aioipc._waiting.blocking import CallLine
 from aioipc.sysv import _calls, _objects
-from aioipc.sysv._objects import Object
+from aioipc.sysv._objects import WaitingObject
 from aioipc.sysv._sem import (
     AMOUNT_MAX,
     KIND,
@@ -66,7 +66,7 @@ class SemaphoreSetStatistics(NamedTuple):
     """Permission bits, such as 0o600."""
 
 
-class SemaphoreSet(Object, Sequence["SetMember"]):
+class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
     """A handle of a System V semaphore set.  Make one with `create` or `open`.
 
     It is a sequence of its semaphores.  `operate` does operations on several of them at once, or none.
