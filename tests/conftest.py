@@ -32,6 +32,8 @@ from aioipc._waiting import workers
 PEERS = Path(__file__).parent / "peers"
 NOBODY = 65534
 _CLONE_NEWIPC = 0x08000000
+_CLONE_NEWNS = 0x00020000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
 
 _names = itertools.count()
 
@@ -76,7 +78,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
-    """Makes names of POSIX objects; the queues and semaphores of these names are removed in the end."""
+    """Makes names of POSIX objects; the queues, semaphores and memory of these names are removed in the end."""
     made: list[str] = []
 
     def make() -> str:
@@ -89,6 +91,8 @@ def new_name() -> Iterator[Callable[[], str]]:
             posix_ipc.unlink_message_queue(name)
         with suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_semaphore(name)
+        with suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(name)
 
 
 @pytest.fixture
@@ -98,11 +102,11 @@ def name(new_name: Callable[[], str]) -> str:
 
 @pytest.fixture
 def new_key() -> Iterator[Callable[[], int]]:
-    """Makes keys that nobody uses; the System V queues and sets of these keys are removed in the end."""
+    """Makes keys that nobody uses; the System V queues, sets and segments of these keys are removed in the end."""
     made: list[int] = []
 
-    def find(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore]:
-        for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore):
+    def find(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore | sysv_ipc.SharedMemory]:
+        for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore, sysv_ipc.SharedMemory):
             with suppress(sysv_ipc.ExistentialError):
                 yield kind(key, 0, 0)
 
@@ -134,6 +138,12 @@ def mq(tmp_path_factory: pytest.TempPathFactory) -> str:
 def sem(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program that uses POSIX semaphores: see peers/sem.c."""
     return compile_c(PEERS / "sem.c", tmp_path_factory.mktemp("peers") / "sem")
+
+
+@pytest.fixture(scope="session")
+def shm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The C program that uses shared memory: see peers/shm.c."""
+    return compile_c(PEERS / "shm.c", tmp_path_factory.mktemp("peers") / "shm")
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +245,7 @@ def worker_threads() -> set[str]:
 
 
 def in_proc(kind: str, id: int) -> dict[str, int] | None:
-    """What /proc/sysvipc/msg or sem says about a System V object; None if it does not exist."""
+    """What /proc/sysvipc/msg, sem or shm says about a System V object; None if it does not exist."""
     names, *lines = map(str.split, Path("/proc/sysvipc", kind).read_text().splitlines())
     for line in lines:
         row = dict(zip(names, line, strict=True))
@@ -317,3 +327,25 @@ def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: 
         return in_child(drop_and_call)
     except NotImplementedError:
         pytest.skip("an IPC namespace of one's own is not to be had here")
+
+
+def with_own_shm(options: str, function: Callable[[], Any]) -> Any:
+    """Call the function in a child of root which has a /dev/shm of its own, mounted with these options."""
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to mount a /dev/shm of one's own")
+
+    def mount_and_call() -> Any:
+        libc = ctypes.CDLL(None)
+        for result in (
+            libc.unshare(_CLONE_NEWNS),
+            libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None),
+            libc.mount(b"none", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), options.encode()),
+        ):
+            if result != 0:
+                raise NotImplementedError
+        return function()
+
+    try:
+        return in_child(mount_and_call)
+    except NotImplementedError:
+        pytest.skip("a mount namespace of one's own is not to be had here")
