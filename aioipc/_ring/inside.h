@@ -1,0 +1,62 @@
+/* What the files of the ring share, and nobody else needs. */
+#ifndef AIOIPC_RING_INSIDE_H
+#define AIOIPC_RING_INSIDE_H
+
+#include "ring.h"
+
+/* Upper bits of a record's state: other ones for each position, so that neither another lap's
+ * record nor a number from nowhere is taken for one. */
+static inline uint64_t
+ring_mark(uint64_t position)
+{
+    return (position / RING_UNIT + 1) * UINT64_C(0x9e3779b97f4a7c15) & ~UINT64_C(0xffffff);
+}
+
+static inline uint64_t
+ring_state(const struct ring *ring, uint64_t position, enum ring_kind kind)
+{
+    return ring_mark(position) | (uint64_t)ring->slot << 8 | (uint64_t)kind;
+}
+
+static inline enum ring_kind
+ring_kind(uint64_t state)
+{
+    return (enum ring_kind)(state & 0xff);
+}
+
+static inline uint32_t
+ring_owner(uint64_t state)
+{
+    return (uint32_t)(state >> 8) & 0xffff;
+}
+
+static inline struct ring_record *
+ring_record(const struct ring *ring, uint64_t position)
+{
+    return (struct ring_record *)(void *)(ring->memory.data + position % ring->memory.room);
+}
+
+static inline enum ring_result
+ring_fault(struct ring *ring, const char *fault)
+{
+    ring->fault = fault;
+    return RING_CORRUPT;
+}
+
+/* Read the record at a position before end: its state and its size. */
+enum ring_result ring_read(struct ring *ring, uint64_t position, uint64_t end, uint64_t *state, uint64_t *size);
+
+/* Read where the records begin and end. */
+enum ring_result ring_bounds(struct ring *ring, uint64_t *head, uint64_t *tail);
+
+/* Let the receivers look at a position that they may have passed. */
+void ring_rewind(struct ring *ring, uint64_t position);
+
+enum ring_result ring_lock(struct ring *ring, _Atomic uint32_t *lock);
+void ring_unlock(struct ring *ring, _Atomic uint32_t *lock);
+
+/* If the peer is dead, clean up after it: RING_OK if it is there no more, RING_FULL if it lives, RING_BUSY if a
+ * lock that this takes is taken, RING_CORRUPT. */
+enum ring_result ring_bury(struct ring *ring, uint32_t slot);
+
+#endif

@@ -1,0 +1,277 @@
+/* Peers: who uses a ring, who is dead, and the locks that death must not keep.  See ring.h. */
+#include "inside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* How often a taken lock is looked at before that counts as waiting.  Whoever is in it and runs needs less. */
+#define SPINS 500
+
+static inline void
+pause_a_little(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* The byte of a peer in the lock file, far behind its data. */
+static bool
+set_lock(int file, uint32_t slot, short type)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = (INT64_C(1) << 62) + slot, .l_len = 1};
+    int result;
+    do
+        result = fcntl(file, F_OFD_SETLK, &lock);
+    while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
+/* Locks ------------------------------------------------------------------ */
+
+static enum ring_result
+wait_for(struct ring *ring, _Atomic uint32_t *lock)
+{
+    for (;;) {
+        uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
+        if (holder == 0)
+            return RING_OK;
+        uint32_t slot = (holder & ~RING_CONTENDED) - 1;
+        if (slot >= RING_PEERS || slot == ring->slot)
+            return ring_fault(ring, "the holder of a lock");
+        enum ring_result result = ring_bury(ring, slot);
+        if (result == RING_CORRUPT)
+            return result;
+        if (result == RING_OK)
+            continue;
+        if ((holder & RING_CONTENDED) != 0
+            || atomic_compare_exchange_strong_explicit(lock, &holder, holder | RING_CONTENDED, memory_order_relaxed,
+                                                       memory_order_relaxed))
+            return RING_BUSY;
+    }
+}
+
+enum ring_result
+ring_lock(struct ring *ring, _Atomic uint32_t *lock)
+{
+    for (;;) {
+        for (int i = 0; i < SPINS; i++) {
+            uint32_t holder = 0;
+            if (atomic_load_explicit(lock, memory_order_relaxed) == 0
+                && atomic_compare_exchange_strong_explicit(lock, &holder, ring->slot + 1, memory_order_acquire,
+                                                           memory_order_relaxed))
+                return RING_OK;
+            pause_a_little();
+        }
+        if (!ring->waits)
+            return RING_BUSY;
+        enum ring_result result = wait_for(ring, lock);
+        if (result != RING_OK)
+            return result;
+    }
+}
+
+static void
+ring_both(struct ring *ring)
+{
+    ring_ring(ring, RING_MESSAGES);
+    ring_ring(ring, RING_ROOM);
+}
+
+void
+ring_unlock(struct ring *ring, _Atomic uint32_t *lock)
+{
+    if ((atomic_exchange_explicit(lock, 0, memory_order_release) & RING_CONTENDED) != 0)
+        ring_both(ring);
+}
+
+/* Life and death --------------------------------------------------------- */
+
+/* Undo what a peer that is no more was at.  It is this one, or its byte is locked by this one. */
+static enum ring_result
+undo(struct ring *ring, uint32_t slot)
+{
+    struct ring_header *header = ring->memory.header;
+    struct ring_peer *peer = &header->peer[slot];
+    uint64_t position, tail, state, size;
+    if (atomic_load_explicit(&peer->holds, memory_order_acquire) == 0)
+        return RING_OK;
+    enum ring_result result = ring_lock(ring, &header->receive_lock);
+    if (result != RING_OK)
+        return result;
+    result = ring_bounds(ring, &position, &tail);
+    while (result == RING_OK && position != tail) {
+        result = ring_read(ring, position, tail, &state, &size);
+        if (result != RING_OK)
+            break;
+        struct ring_record *record = ring_record(ring, position);
+        if (ring_owner(state) == slot && ring_kind(state) == RING_BORROWED) {
+            atomic_store_explicit(&record->state, ring_state(ring, position, RING_READY), memory_order_release);
+            ring_rewind(ring, position);
+        } else if (ring_owner(state) == slot
+                   && (ring_kind(state) == RING_RESERVED || ring_kind(state) == RING_KEPT))
+            atomic_store_explicit(&record->state, ring_state(ring, position, RING_GONE), memory_order_release);
+        position += ring_length(size);
+    }
+    /* It may have died between READY and the rewind. */
+    if (result == RING_OK)
+        ring_rewind(ring, atomic_load_explicit(&header->head, memory_order_relaxed));
+    ring_unlock(ring, &header->receive_lock);
+    if (result == RING_OK)
+        atomic_store_explicit(&peer->holds, 0, memory_order_relaxed);
+    return result;
+}
+
+static void
+free_lock(_Atomic uint32_t *lock, uint32_t slot)
+{
+    uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
+    while ((holder & ~RING_CONTENDED) == slot + 1
+           && !atomic_compare_exchange_weak_explicit(lock, &holder, 0, memory_order_acq_rel, memory_order_relaxed))
+        ;
+}
+
+/* Clean up after a dead peer whose byte is locked by this one. */
+static enum ring_result
+clean(struct ring *ring, uint32_t slot)
+{
+    struct ring_header *header = ring->memory.header;
+    free_lock(&header->send_lock, slot);
+    free_lock(&header->receive_lock, slot);
+    enum ring_result result = undo(ring, slot);
+    /* Also if that is not all: those who wait for the lock are to look for themselves. */
+    ring_both(ring);
+    if (result == RING_OK) {
+        atomic_fetch_add_explicit(&header->dead, 1, memory_order_relaxed);
+        atomic_store_explicit(&header->peer[slot].does, 0, memory_order_relaxed);
+        atomic_store_explicit(&header->peer[slot].state, RING_FREE, memory_order_release);
+    }
+    return result;
+}
+
+enum ring_result
+ring_bury(struct ring *ring, uint32_t slot)
+{
+    if (!set_lock(ring->lock_file, slot, F_WRLCK))
+        return RING_FULL;
+    enum ring_result result = RING_OK;
+    bool waits = ring->waits;
+    ring->waits = false;    /* a lock that this needs is not waited for in here */
+    if (atomic_load_explicit(&ring->memory.header->peer[slot].state, memory_order_acquire) != RING_FREE)
+        result = clean(ring, slot);
+    ring->waits = waits;
+    set_lock(ring->lock_file, slot, F_UNLCK);
+    return result;
+}
+
+enum ring_result
+ring_reap(struct ring *ring)
+{
+    enum ring_result result = RING_OK;
+    struct ring_header *header = ring->memory.header;
+    /* Twice: what keeps the cleaning up after one may be a lock that another dead one holds. */
+    for (int pass = 0; pass < 2; pass++) {
+        result = RING_OK;
+        for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
+            if (slot == ring->slot || atomic_load_explicit(&header->peer[slot].state, memory_order_acquire) == RING_FREE)
+                continue;
+            enum ring_result buried = ring_bury(ring, slot);
+            if (buried == RING_CORRUPT)
+                return buried;
+            if (buried == RING_BUSY)
+                result = buried;
+        }
+        if (result == RING_OK)
+            break;
+    }
+    return result;
+}
+
+enum ring_result
+ring_join(struct ring *ring, const struct ring_memory *memory, int lock_file, const int bells[2])
+{
+    struct ring_header *header = memory->header;
+    *ring = (struct ring){.memory = *memory, .lock_file = lock_file, .bells = {bells[0], bells[1]}};
+    for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
+        struct ring_peer *peer = &header->peer[slot];
+        if (!set_lock(lock_file, slot, F_WRLCK)) {
+            if (errno != EAGAIN && errno != EACCES)
+                return RING_SYSTEM;
+            continue;
+        }
+        ring->slot = slot;
+        if (atomic_load_explicit(&peer->state, memory_order_acquire) != RING_FREE && clean(ring, slot) != RING_OK) {
+            set_lock(lock_file, slot, F_UNLCK);
+            continue;
+        }
+        atomic_store_explicit(&peer->pid, (uint32_t)getpid(), memory_order_relaxed);
+        atomic_store_explicit(&peer->holds, 0, memory_order_relaxed);
+        atomic_store_explicit(&peer->does, 0, memory_order_relaxed);
+        atomic_store_explicit(&peer->state, RING_USED, memory_order_release);
+        return RING_OK;
+    }
+    return RING_NO_SLOT;
+}
+
+void
+ring_leave(struct ring *ring)
+{
+    ring->waits = false;
+    bool is_clean = undo(ring, ring->slot) == RING_OK;
+    /* Otherwise whoever comes to it cleans up as after a dead one. */
+    if (is_clean)
+        atomic_store_explicit(&ring->memory.header->peer[ring->slot].state, RING_FREE, memory_order_release);
+    set_lock(ring->lock_file, ring->slot, F_UNLCK);
+    ring_both(ring);
+}
+
+/* How many records are counted one by one: less than a millisecond. */
+#define LOOK_AT 50000
+
+enum ring_result
+ring_look(struct ring *ring, struct ring_statistics *statistics)
+{
+    struct ring_header *header = ring->memory.header;
+    uint64_t position, tail, state, size;
+    *statistics = (struct ring_statistics){
+        .dead = atomic_load_explicit(&header->dead, memory_order_relaxed),
+        .ended = atomic_load_explicit(&header->ended, memory_order_relaxed) != 0,
+    };
+    for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
+        struct ring_peer *peer = &header->peer[slot];
+        if (atomic_load_explicit(&peer->state, memory_order_relaxed) != RING_FREE) {
+            uint32_t done = atomic_load_explicit(&peer->does, memory_order_relaxed);
+            statistics->senders += (done & RING_SENDS) != 0;
+            statistics->receivers += (done & RING_RECEIVES) != 0;
+        }
+    }
+    enum ring_result result = ring_bounds(ring, &position, &tail);
+    for (unsigned i = 0; result == RING_OK && position != tail; i++) {
+        if (i == LOOK_AT) {
+            /* The rest by their numbers, with what may be gone among them. */
+            struct ring_record *first = ring_record(ring, position), *blank = ring_record(ring, tail);
+            statistics->messages += atomic_load_explicit(&blank->number, memory_order_relaxed)
+                                    - atomic_load_explicit(&first->number, memory_order_relaxed);
+            statistics->bytes += atomic_load_explicit(&blank->bytes, memory_order_relaxed)
+                                 - atomic_load_explicit(&first->bytes, memory_order_relaxed);
+            break;
+        }
+        result = ring_read(ring, position, tail, &state, &size);
+        if (atomic_load_explicit(&header->head, memory_order_acquire) > position) {
+            /* It was overtaken: what was read may have been something else.  Once more from the beginning. */
+            result = ring_bounds(ring, &position, &tail);
+            statistics->messages = statistics->bytes = 0;
+            i = 0;
+            continue;
+        }
+        if (result == RING_OK && (ring_kind(state) == RING_READY || ring_kind(state) == RING_BORROWED)) {
+            statistics->messages++;
+            statistics->bytes += size;
+        }
+        position += ring_length(size);
+    }
+    return result;
+}

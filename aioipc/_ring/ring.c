@@ -1,0 +1,403 @@
+/* Records: how they are sent and received.  See ring.h for the invariants. */
+#include "inside.h"
+
+#include <unistd.h>
+
+/* Looking ---------------------------------------------------------------- */
+
+static enum ring_result
+check_bounds(struct ring *ring, uint64_t head, uint64_t tail)
+{
+    if (head % RING_UNIT != 0 || tail % RING_UNIT != 0 || tail - head > ring->memory.capacity)
+        return ring_fault(ring, "the positions of its records");
+    return RING_OK;
+}
+
+enum ring_result
+ring_bounds(struct ring *ring, uint64_t *head, uint64_t *tail)
+{
+    struct ring_header *header = ring->memory.header;
+    /* Head, tail, and head again: a tail is of the time of a head that has not moved since. */
+    uint64_t again = atomic_load_explicit(&header->head, memory_order_acquire);
+    do {
+        *head = again;
+        *tail = atomic_load_explicit(&header->tail, memory_order_acquire);
+        again = atomic_load_explicit(&header->head, memory_order_acquire);
+    } while (*head != again);
+    return check_bounds(ring, *head, *tail);
+}
+
+enum ring_result
+ring_read(struct ring *ring, uint64_t position, uint64_t end, uint64_t *state, uint64_t *size)
+{
+    struct ring_record *record = ring_record(ring, position);
+    *state = atomic_load_explicit(&record->state, memory_order_acquire);
+    *size = atomic_load_explicit(&record->size, memory_order_relaxed);
+    if (((*state ^ ring_mark(position)) & ~UINT64_C(0xffffff)) != 0 || ring_kind(*state) < RING_RESERVED
+        || ring_kind(*state) > RING_GONE || ring_owner(*state) >= RING_PEERS)
+        return ring_fault(ring, "the state of a record");
+    if (*size > ring_longest(ring->memory.capacity) || ring_length(*size) > end - position)
+        return ring_fault(ring, "the size of a record");
+    return RING_OK;
+}
+
+static struct ring_peer *
+self(struct ring *ring)
+{
+    return &ring->memory.header->peer[ring->slot];
+}
+
+static void
+does(struct ring *ring, uint32_t what)
+{
+    uint32_t done = atomic_load_explicit(&self(ring)->does, memory_order_relaxed);
+    if ((done & what) == 0)
+        atomic_store_explicit(&self(ring)->does, done | what, memory_order_relaxed);
+}
+
+/* A record more, or one less, that is lost to the others if this process dies.  The number may
+ * be too high for a moment, never too low: those who clean up trust a zero. */
+static void
+hold(struct ring *ring)
+{
+    atomic_fetch_add_explicit(&self(ring)->holds, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+}
+
+static void
+let_go(struct ring *ring)
+{
+    atomic_fetch_sub_explicit(&self(ring)->holds, 1, memory_order_release);
+}
+
+static void
+set_state(struct ring *ring, uint64_t position, enum ring_kind kind)
+{
+    atomic_store_explicit(&ring_record(ring, position)->state, ring_state(ring, position, kind), memory_order_release);
+}
+
+/* Bells ------------------------------------------------------------------ */
+
+void
+ring_ring(struct ring *ring, enum ring_bell bell)
+{
+    /* A FIFO that is full can be read already. */
+    ssize_t written = write(ring->bells[bell], "", 1);
+    (void)written;
+}
+
+static void
+wake(struct ring *ring, _Atomic uint32_t *sleep, enum ring_bell bell)
+{
+    /* The other half of Dekker's algorithm is in ring_arm. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(sleep, memory_order_relaxed) != 0
+        && atomic_exchange_explicit(sleep, 0, memory_order_relaxed) != 0)
+        ring_ring(ring, bell);
+}
+
+void
+ring_wake_receivers(struct ring *ring)
+{
+    wake(ring, &ring->memory.header->receivers_sleep, RING_MESSAGES);
+}
+
+void
+ring_wake_senders(struct ring *ring)
+{
+    wake(ring, &ring->memory.header->senders_sleep, RING_ROOM);
+}
+
+void
+ring_arm(struct ring *ring, enum ring_bell bell)
+{
+    struct ring_header *header = ring->memory.header;
+    char bytes[256];
+    /* Empty first, then the flag: a ring in between must be neither lost nor kept from coming. */
+    while (read(ring->bells[bell], bytes, sizeof bytes) == (ssize_t)sizeof bytes)
+        ;
+    atomic_store_explicit(bell == RING_MESSAGES ? &header->receivers_sleep : &header->senders_sleep, 1,
+                          memory_order_relaxed);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+/* Sending ---------------------------------------------------------------- */
+
+enum ring_result
+ring_lock_send(struct ring *ring)
+{
+    struct ring_header *header = ring->memory.header;
+    enum ring_result result = ring_lock(ring, &header->send_lock);
+    if (result != RING_OK)
+        return result;
+    if (atomic_load_explicit(&header->ended, memory_order_relaxed) != 0) {
+        ring_unlock_send(ring);
+        return RING_ENDED;
+    }
+    does(ring, RING_SENDS);
+    ring->end = atomic_load_explicit(&header->tail, memory_order_relaxed);
+    if (ring->end % RING_UNIT != 0 || ring->end < ring->head) {
+        ring_unlock_send(ring);
+        return ring_fault(ring, "the positions of its records");
+    }
+    return RING_OK;
+}
+
+/* Move head past what is gone.  With receive_lock. */
+static enum ring_result
+sweep(struct ring *ring, uint64_t *head, uint64_t tail)
+{
+    uint64_t state, size, from = *head;
+    while (*head != tail) {
+        enum ring_result result = ring_read(ring, *head, tail, &state, &size);
+        if (result != RING_OK)
+            return result;
+        if (ring_kind(state) != RING_GONE)
+            break;
+        *head += ring_length(size);
+    }
+    if (*head != from)
+        atomic_store_explicit(&ring->memory.header->head, *head, memory_order_release);
+    return RING_OK;
+}
+
+enum ring_result
+ring_make_room(struct ring *ring, uint64_t length)
+{
+    struct ring_header *header = ring->memory.header;
+    uint64_t capacity = ring->memory.capacity;
+    if (length > capacity)
+        return RING_TOO_LONG;
+    /* head may have moved on since it was seen, and could move on if somebody swept. */
+    uint64_t tail;
+    if (ring->end - ring->head + length <= capacity)
+        return RING_OK;
+    enum ring_result result = ring_bounds(ring, &ring->head, &tail);
+    if (result != RING_OK || tail - ring->head + length <= capacity)
+        return result;
+    result = ring_lock(ring, &header->receive_lock);
+    if (result != RING_OK)
+        return result;
+    result = ring_bounds(ring, &ring->head, &tail);
+    if (result == RING_OK)
+        result = sweep(ring, &ring->head, tail);
+    ring_unlock(ring, &header->receive_lock);
+    if (result == RING_OK && tail - ring->head + length > capacity)
+        result = RING_FULL;
+    return result;
+}
+
+void
+ring_allocate(struct ring *ring, uint64_t size, enum ring_kind kind, struct ring_loan *loan)
+{
+    uint64_t position = ring->end;
+    if (kind == RING_RESERVED)
+        hold(ring);
+    ring->end += ring_length(size);
+    struct ring_record *record = ring_record(ring, position);
+    struct ring_record *blank = ring_record(ring, ring->end);
+    uint64_t number = atomic_load_explicit(&record->number, memory_order_relaxed);
+    uint64_t bytes = atomic_load_explicit(&record->bytes, memory_order_relaxed);
+    atomic_store_explicit(&record->state, ring_state(ring, position, kind), memory_order_relaxed);
+    atomic_store_explicit(&record->size, size, memory_order_relaxed);
+    atomic_store_explicit(&blank->number, number + 1, memory_order_relaxed);
+    atomic_store_explicit(&blank->bytes, bytes + size, memory_order_relaxed);
+    *loan = (struct ring_loan){position, size, (char *)(record + 1)};
+}
+
+void
+ring_publish(struct ring *ring)
+{
+    atomic_store_explicit(&ring->memory.header->tail, ring->end, memory_order_release);
+}
+
+void
+ring_unlock_send(struct ring *ring)
+{
+    ring_unlock(ring, &ring->memory.header->send_lock);
+}
+
+void
+ring_rewind(struct ring *ring, uint64_t position)
+{
+    _Atomic uint64_t *rewind = &ring->memory.header->rewind;
+    uint64_t seen = atomic_load_explicit(rewind, memory_order_relaxed);
+    /* Written also where it stays what it is: so that who takes it away sees what came before. */
+    while (!atomic_compare_exchange_weak_explicit(rewind, &seen, position < seen ? position : seen,
+                                                  memory_order_acq_rel, memory_order_relaxed))
+        ;
+}
+
+void
+ring_commit(struct ring *ring, const struct ring_loan *loan)
+{
+    set_state(ring, loan->position, RING_READY);
+    ring_rewind(ring, loan->position);
+    let_go(ring);
+    ring_wake_receivers(ring);
+}
+
+/* The record makes room now, and receivers wait for it no more. */
+static void
+gone(struct ring *ring, const struct ring_loan *loan)
+{
+    set_state(ring, loan->position, RING_GONE);
+    let_go(ring);
+    ring_wake_senders(ring);
+    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
+        ring_wake_receivers(ring);
+}
+
+void
+ring_abort(struct ring *ring, const struct ring_loan *loan)
+{
+    gone(ring, loan);
+}
+
+enum ring_result
+ring_end(struct ring *ring)
+{
+    struct ring_header *header = ring->memory.header;
+    enum ring_result result = ring_lock(ring, &header->send_lock);
+    if (result != RING_OK)
+        return result;
+    atomic_store_explicit(&header->ended, 1, memory_order_release);
+    ring_unlock_send(ring);
+    ring_ring(ring, RING_MESSAGES);
+    ring_ring(ring, RING_ROOM);
+    return RING_OK;
+}
+
+/* Receiving -------------------------------------------------------------- */
+
+enum ring_result
+ring_lock_receive(struct ring *ring)
+{
+    struct ring_header *header = ring->memory.header;
+    enum ring_result result = ring_lock(ring, &header->receive_lock);
+    if (result != RING_OK)
+        return result;
+    does(ring, RING_RECEIVES);
+    ring->head = atomic_load_explicit(&header->head, memory_order_relaxed);
+    ring->next = atomic_load_explicit(&header->next, memory_order_relaxed);
+    if (ring->next < ring->head)    /* another has died, or swept, between the two stores */
+        ring->next = ring->head;
+    if (ring->tail < ring->next)
+        ring->tail = atomic_load_explicit(&header->tail, memory_order_acquire);
+    enum ring_result bounds = check_bounds(ring, ring->head, ring->tail);
+    if (bounds != RING_OK || ring->next % RING_UNIT != 0 || ring->next > ring->tail) {
+        ring_unlock_receive(ring);
+        return ring_fault(ring, "the positions of its records");
+    }
+    return RING_OK;
+}
+
+/* Go back to what has become READY late. */
+static enum ring_result
+heed_rewind(struct ring *ring)
+{
+    struct ring_header *header = ring->memory.header;
+    uint64_t rewind = atomic_load_explicit(&header->rewind, memory_order_acquire);
+    if (rewind == RING_NOWHERE)
+        return RING_OK;
+    if (rewind % RING_UNIT != 0 || rewind > atomic_load_explicit(&header->tail, memory_order_acquire))
+        return ring_fault(ring, "the position to go back to");
+    if (rewind < ring->next && rewind >= ring->head)
+        ring->next = rewind;
+    /* next first: who dies in between leaves both. */
+    atomic_store_explicit(&header->next, ring->next, memory_order_release);
+    atomic_compare_exchange_strong_explicit(&header->rewind, &rewind, RING_NOWHERE, memory_order_acq_rel,
+                                            memory_order_relaxed);
+    return RING_OK;
+}
+
+enum ring_result
+ring_find(struct ring *ring, struct ring_loan *loan)
+{
+    struct ring_header *header = ring->memory.header;
+    uint64_t state, size;
+    enum ring_result result = heed_rewind(ring);
+    if (result != RING_OK)
+        return result;
+    for (;;) {
+        bool ended = false;
+        if (ring->next == ring->tail) {
+            /* ended before tail: after it nothing is added. */
+            ended = atomic_load_explicit(&header->ended, memory_order_acquire) != 0;
+            uint64_t tail = atomic_load_explicit(&header->tail, memory_order_acquire);
+            if (tail < ring->tail)
+                return ring_fault(ring, "the positions of its records");
+            ring->tail = tail;
+            result = check_bounds(ring, ring->head, tail);
+            if (result != RING_OK)
+                return result;
+        }
+        if (ring->next == ring->tail) {
+            atomic_store_explicit(&header->next, ring->next, memory_order_relaxed);
+            result = sweep(ring, &ring->head, ring->tail);
+            if (result != RING_OK)
+                return result;
+            return ended && ring->head == ring->tail ? RING_ENDED : RING_EMPTY;
+        }
+        result = ring_read(ring, ring->next, ring->tail, &state, &size);
+        if (result != RING_OK)
+            return result;
+        if (ring_kind(state) == RING_READY) {
+            *loan = (struct ring_loan){ring->next, size, (char *)(ring_record(ring, ring->next) + 1)};
+            return RING_OK;
+        }
+        ring->next += ring_length(size);
+    }
+}
+
+void
+ring_consume(struct ring *ring, const struct ring_loan *loan)
+{
+    struct ring_header *header = ring->memory.header;
+    uint64_t end = loan->position + ring_length(loan->size);
+    if (loan->position == ring->head) {
+        ring->head = end;
+        atomic_store_explicit(&header->head, end, memory_order_release);
+    } else
+        set_state(ring, loan->position, RING_GONE);
+    ring->next = end;
+    atomic_store_explicit(&header->next, end, memory_order_relaxed);
+}
+
+void
+ring_borrow(struct ring *ring, const struct ring_loan *loan)
+{
+    hold(ring);
+    set_state(ring, loan->position, RING_BORROWED);
+    ring->next = loan->position + ring_length(loan->size);
+    atomic_store_explicit(&ring->memory.header->next, ring->next, memory_order_relaxed);
+}
+
+void
+ring_unlock_receive(struct ring *ring)
+{
+    ring_unlock(ring, &ring->memory.header->receive_lock);
+}
+
+void
+ring_keep(struct ring *ring, const struct ring_loan *loan)
+{
+    set_state(ring, loan->position, RING_KEPT);
+    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
+        ring_wake_receivers(ring);
+}
+
+void
+ring_finish(struct ring *ring, const struct ring_loan *loan)
+{
+    gone(ring, loan);
+}
+
+void
+ring_return(struct ring *ring, const struct ring_loan *loan)
+{
+    set_state(ring, loan->position, RING_READY);
+    ring_rewind(ring, loan->position);
+    let_go(ring);
+    ring_wake_receivers(ring);
+}
