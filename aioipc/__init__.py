@@ -1,6 +1,8 @@
 """Kernel IPC as awaitables: the objects of POSIX and System V on asyncio, uvloop and trio."""
 
-from aioipc import posix, sysv
+from typing import TYPE_CHECKING
+
+from aioipc import _lazy, posix, sysv
 from aioipc._waiting.workers import set_interrupt_signal
 from aioipc.errors import (
     AccessError,
@@ -18,9 +20,16 @@ from aioipc.errors import (
     WouldBlock,
 )
 
+if TYPE_CHECKING:
+    from aioipc.channel import Channel, ChannelStatistics
+else:
+    __getattr__, __dir__ = _lazy.names_of(__name__, "channel", "Channel", "ChannelStatistics")
+
 __all__ = [
     "AccessError",
     "BrokenError",
+    "Channel",
+    "ChannelStatistics",
     "ClosedError",
     "CorruptError",
     "EndOfStream",

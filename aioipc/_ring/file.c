@@ -4,6 +4,9 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#define CONSTANT offsetof(struct ring_header, send_lock)
 
 _Static_assert(sizeof(struct ring_record) == 32, "a record's head is part of the format");
 _Static_assert(sizeof(struct ring_peer) == 64, "a peer is part of the format");
@@ -64,10 +67,8 @@ ring_format(int file, uint64_t capacity, uint64_t id)
 
 /* Whether the constant part can be what this library, or another one of its version, has written. */
 static enum ring_result
-check_header(const struct ring_header *shared, uint64_t file_size, struct ring_header *header)
+check_header(const struct ring_header *header, uint64_t file_size)
 {
-    /* A copy: what is checked is what is used. */
-    __builtin_memcpy(header, shared, offsetof(struct ring_header, send_lock));
     if (header->magic == __builtin_bswap64(RING_MAGIC))
         return RING_OTHER_ABI;
     if (header->magic != RING_MAGIC)
@@ -85,20 +86,22 @@ check_header(const struct ring_header *shared, uint64_t file_size, struct ring_h
 }
 
 enum ring_result
-ring_map(struct ring_memory *memory, int file)
+ring_identify(int file, struct ring_header *header)
 {
     struct stat status;
-    struct ring_header header;
     if (fstat(file, &status) != 0)
         return RING_SYSTEM;
-    uint64_t size = status.st_size < 0 ? 0 : (uint64_t)status.st_size;
-    if (size < RING_DATA)
-        return RING_SHORT;
-    struct ring_header *shared = mmap(NULL, RING_DATA, PROT_READ, MAP_SHARED, file, 0);
-    if (shared == MAP_FAILED)
+    ssize_t got = pread(file, header, CONSTANT, 0);
+    if (got < 0)
         return RING_SYSTEM;
-    enum ring_result result = check_header(shared, size, &header);
-    munmap(shared, RING_DATA);
+    return (size_t)got < CONSTANT ? RING_SHORT : check_header(header, (uint64_t)status.st_size);
+}
+
+enum ring_result
+ring_map(struct ring_memory *memory, int file)
+{
+    struct ring_header header;
+    enum ring_result result = ring_identify(file, &header);
     if (result != RING_OK)
         return result;
 

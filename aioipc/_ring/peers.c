@@ -158,11 +158,8 @@ ring_bury(struct ring *ring, uint32_t slot)
     if (!set_lock(ring->lock_file, slot, F_WRLCK))
         return RING_FULL;
     enum ring_result result = RING_OK;
-    bool waits = ring->waits;
-    ring->waits = false;    /* a lock that this needs is not waited for in here */
     if (atomic_load_explicit(&ring->memory.header->peer[slot].state, memory_order_acquire) != RING_FREE)
         result = clean(ring, slot);
-    ring->waits = waits;
     set_lock(ring->lock_file, slot, F_UNLCK);
     return result;
 }

@@ -178,6 +178,9 @@ uint64_t ring_longest(uint64_t capacity);
 /* Make a ring of a file of the right size, all zeros, that nobody else knows yet. */
 enum ring_result ring_format(int file, uint64_t capacity, uint64_t id);
 
+/* The constant part of the header, if this is the file of a ring. */
+enum ring_result ring_identify(int file, struct ring_header *header);
+
 /* Put a ring in the address space, if it is one. */
 enum ring_result ring_map(struct ring_memory *memory, int file);
 void ring_unmap(struct ring_memory *memory);

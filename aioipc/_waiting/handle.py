@@ -59,8 +59,8 @@ class Handle:
             return
         if self.loop is not None:
             raise RuntimeError(f"{self.what} belongs to another event loop: open it again in each loop that uses it")
-        self.loop = loop
         self._bound(on_trio)
+        self.loop = loop
 
     def _bound(self, on_trio: bool) -> None:
         """It belongs to a loop now."""

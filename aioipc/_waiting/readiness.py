@@ -12,6 +12,7 @@ is first in line then is woken in its place, because the descriptor is still rea
 from __future__ import annotations
 
 import asyncio
+import select
 import sys
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from aioipc._waiting.handle import Handle, Line
-from aioipc.errors import WouldBlock
+from aioipc.errors import WouldBlock, from_errno
 
 if TYPE_CHECKING:
     import trio
@@ -45,9 +46,12 @@ class Descriptor(Handle):
         self._fileno = fileno
 
     def _bound(self, on_trio: bool) -> None:
+        self._watch(on_trio, self._fileno, self._fileno, is_writable=True)
+
+    def _watch(self, on_trio: bool, reading: int, writing: int, *, is_writable: bool) -> None:
         kind = _TrioPlaces if on_trio else _AsyncioPlaces
-        self.reading.places = kind(self, self._fileno, self.reading.gate, writing=False)
-        self.writing.places = kind(self, self._fileno, self.writing.gate, writing=True)
+        self.reading.places = kind(self, reading, self.reading.gate, writing=False)
+        self.writing.places = kind(self, writing, self.writing.gate, writing=is_writable)
 
     def close(self) -> None:
         """Wake every waiting task with `ClosedError`, and let go of the loop.  Safe to call again."""
@@ -59,6 +63,35 @@ class Descriptor(Handle):
             # What is inherited is the parent's, and so is the selector behind it.
             if direction.places is not None and not self.inherited:
                 direction.places.close()
+
+
+class Doorbells(Descriptor):
+    """Descriptors that become readable when it may be possible to read, to write, and both."""
+
+    def __init__(self, reading: int, writing: int, both: int, what: str) -> None:
+        super().__init__(-1, what)
+        self._sources = (reading, both), (writing, both)
+        self._polls: list[select.epoll] = []
+
+    def _bound(self, on_trio: bool) -> None:
+        # A loop watches one descriptor for a direction: epoll makes one of two.
+        try:
+            for sources in self._sources:
+                self._polls.append(select.epoll())
+                for fileno in sources:
+                    self._polls[-1].register(fileno, select.EPOLLIN)
+        except OSError as error:
+            self._close_polls()
+            raise from_errno(error.errno or 0, self.what) from None
+        self._watch(on_trio, *(poll.fileno() for poll in self._polls), is_writable=False)
+
+    def close(self) -> None:
+        super().close()
+        self._close_polls()
+
+    def _close_polls(self) -> None:
+        while self._polls:
+            self._polls.pop().close()
 
 
 class Direction(Line):

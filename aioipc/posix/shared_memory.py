@@ -1,8 +1,6 @@
 """POSIX shared memory: shm_open(3), shm_unlink(3), mmap(2), shm_overview(7).
 
-An object is a file of the memory file system at /dev/shm, as shm_overview(7) has it.  This makes it there
-without a name (O_TMPFILE), and gives it one when it has its size and all its memory.  shm_open(3) names
-it first: others can open it before it has any memory, and what a killed creator leaves is half an object.
+An object is a file of the memory file system at /dev/shm: see aioipc/_shm.py.
 """
 
 from __future__ import annotations
@@ -18,21 +16,15 @@ from weakref import WeakSet
 from aioipc import _limits, _memory
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Lifetime
+from aioipc._shm import explain, find, give_name, make, path_of, reserve
 from aioipc._waiting.handle import Handle
-from aioipc.errors import AccessError, Error, ExistsError, KernelError, LimitError, NotFoundError, from_errno
-from aioipc.posix._names import check_name
+from aioipc.errors import AccessError, ExistsError, KernelError, LimitError, NotFoundError
 
 if TYPE_CHECKING:
     from typing import Self
 
-_DIRECTORY = "/dev/shm"  # noqa: S108
-_LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
-
 _HALF_MADE_SECONDS = 0.1
 """How long an opener waits for a creator to set the size.  That takes a C program some microseconds."""
-
-_STEP = 16 * 2**20
-"""How much memory is reserved at once."""
 
 
 class SharedMemoryStatistics(NamedTuple):
@@ -106,15 +98,15 @@ class SharedMemory(Lifetime):
         :raises LimitError: if the shared-memory file system, or the process, has no room for it
         :raises ValueError: if an argument can't be right, or the object to take over is smaller
         """
-        path = _path(name)
+        path = path_of(name)
         check_range("size", size, 1, sys.maxsize)
         check_mode(mode)
         while True:
             if not os.path.lexists(path):
-                descriptor = _make(name, size, mode)
+                descriptor = make(name, size, mode)
                 try:
                     memory = _map(descriptor, size, False, name)
-                    is_named = _give_name(descriptor, name)
+                    is_named = give_name(descriptor, name)
                 except BaseException:
                     os.close(descriptor)
                     raise
@@ -150,7 +142,7 @@ class SharedMemory(Lifetime):
 
     @classmethod
     def _open(cls, name: str, *, read_only: bool, remove: bool, at_least: int = 0) -> Self:
-        descriptor = _find(name, read_only)
+        descriptor = find(name, read_only)
         try:
             size = _size_when_made(descriptor)
             if size < at_least:
@@ -182,7 +174,7 @@ class SharedMemory(Lifetime):
         :raises NotFoundError: if this object is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        path = _path(self.name)
+        path = path_of(self.name)
         try:
             if not os.path.samestat(os.lstat(path), self._identity):
                 raise FileNotFoundError
@@ -236,7 +228,7 @@ class SharedMemory(Lifetime):
             )
         if size > before:
             try:
-                _reserve(self._descriptor, before, size, self.name)
+                reserve(self._descriptor, before, size, self.name)
                 memory = _map(self._descriptor, size, False, self.name)
             except BaseException:
                 os.ftruncate(self._descriptor, before)
@@ -268,57 +260,6 @@ class SharedMemory(Lifetime):
         )
 
 
-def _path(name: str) -> str:
-    return _DIRECTORY + check_name(name, _LONGEST_NAME)
-
-
-def _make(name: str, size: int, mode: int) -> int:
-    """A descriptor of a new object that has its size and its memory, but no name."""
-    try:
-        descriptor = os.open(_DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise KernelError(errno.ENOENT, f"there is no shared-memory file system at {_DIRECTORY}", name) from None
-        raise _explain(error, name) from None
-    try:
-        _reserve(descriptor, 0, size, name)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _give_name(descriptor: int, name: str) -> bool:
-    """Whether the object has got the name, or somebody else's had it: as open(2) has it under O_TMPFILE."""
-    try:
-        # The path is absolute and src_dir_fd not used; but without it os.link() does not follow the link.
-        os.link(f"/proc/self/fd/{descriptor}", _path(name), src_dir_fd=descriptor)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise _explain(error, name) from None
-    return True
-
-
-def _find(name: str, read_only: bool) -> int:
-    """A descriptor of an object that exists."""
-    # As shm_open(3) does; and no waiting for the other end if somebody has put a FIFO there.
-    flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        return os.open(_path(name), flags)
-    except FileNotFoundError:
-        raise NotFoundError(
-            errno.ENOENT, "no shared memory has this name here (a container has its own); create() makes it", name
-        ) from None
-    except PermissionError:
-        wanted = "read it" if read_only else "read and write it (read_only=True asks for less)"
-        raise AccessError(
-            errno.EACCES, f"owner and mode of the shared memory do not let user {os.geteuid()} {wanted}", name
-        ) from None
-    except OSError as error:
-        raise _explain(error, name) from None
-
-
 def _size_when_made(descriptor: int) -> int:
     """The size of an object, once its creator has set it; 0 if it does not."""
     deadline = time.monotonic() + _HALF_MADE_SECONDS
@@ -329,30 +270,12 @@ def _size_when_made(descriptor: int) -> int:
         time.sleep(0.0002)
 
 
-def _reserve(descriptor: int, begin: int, end: int, name: str) -> None:
-    """Let an object reach this far, and have the memory: else a write could end the process (SIGBUS)."""
-    room = os.fstatvfs(descriptor)
-    has_limit = room.f_blocks > 0
-    if has_limit and end - begin > room.f_bavail * room.f_frsize:  # it would be filled in vain
-        raise _no_room(descriptor, end, name)
-    try:
-        # In steps, between which Ctrl-C is heard.  Older kernels undo a whole call for a signal: beside a
-        # timer a long one would never end.
-        for place in range(begin, end, _STEP):
-            os.posix_fallocate(descriptor, place, min(_STEP, end - place))
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            os.ftruncate(descriptor, begin)
-            raise _no_room(descriptor, end, name) from None
-        raise _explain(error, name) from None
-
-
 def _map(descriptor: int, size: int, read_only: bool, name: str) -> _memory.Memory:
     if size == 0:
         raise KernelError(
             errno.EINVAL,
             "it has no memory: who created it has not set its size, and may have been killed; to remove it: "
-            f"`rm {_path(name)}`",
+            f"`rm {path_of(name)}`",
             name,
         )
     try:
@@ -362,17 +285,4 @@ def _map(descriptor: int, size: int, read_only: bool, name: str) -> _memory.Memo
             raise LimitError(
                 errno.ENOMEM, f"no address space for {size:,} bytes: {_limits.explain_address_space()}", name
             ) from None
-        raise _explain(error, name) from None
-
-
-def _no_room(descriptor: int, size: int, name: str) -> LimitError:
-    return LimitError(errno.ENOSPC, f"no room for {size:,} bytes in {_limits.explain_shm_room(descriptor)}", name)
-
-
-def _explain(error: OSError, name: str) -> Error:
-    number = error.errno or 0
-    if number == errno.ENOSPC:
-        return LimitError(number, f"no room for one more file in {_limits.explain_shm_files()}", name)
-    if number == errno.EFBIG:
-        return LimitError(number, f"larger than a file may be: {_limits.explain_file_size()}", name)
-    return from_errno(number, name)
+        raise explain(error, name) from None

@@ -1,0 +1,104 @@
+"""News of the death of peers, without polling: inotify(7).
+
+A peer has the doorbells of its channel open for writing.  When it dies, the kernel closes them, and tells
+those who watch these files so.  One inotify instance serves the process, for there may be 128 of a
+user (fs.inotify.max_user_instances).
+
+The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it closes the
+kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor, whose number
+is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of these.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+from weakref import WeakSet
+
+from aioipc import _limits
+from aioipc._ring import _binding
+from aioipc._waiting._immediate import Gate
+from aioipc.errors import LimitError, from_errno
+
+_EVENT = struct.Struct("iIII")
+
+
+class Peer(Protocol):
+    """Who wants to know."""
+
+    def reap_dead(self) -> None:
+        """Another peer may have died."""
+
+
+class Watch:
+    """The inotify instance of this process."""
+
+    def __init__(self, name: str) -> None:
+        self.birth = Gate()
+        self._peers: dict[int, WeakSet[Peer]] = {}
+        try:
+            self.fileno = _binding.watch_closes()
+        except OSError as error:
+            raise _explain(error, "fs.inotify.max_user_instances", name) from None
+
+    def add(self, descriptors: Iterable[int], peer: Peer, name: str) -> None:
+        """From now on, tell this peer when somebody has closed one of these files."""
+        try:
+            for descriptor in descriptors:
+                number = _binding.add_watch(self.fileno, descriptor)
+                self._peers.setdefault(number, WeakSet()).add(peer)
+        except OSError as error:
+            self.remove(peer)
+            raise _explain(error, "fs.inotify.max_user_watches", name) from None
+
+    def remove(self, peer: Peer) -> None:
+        """Do so no more."""
+        for number, peers in list(self._peers.items()):
+            peers.discard(peer)
+            if not peers:
+                del self._peers[number]
+                if not self.birth.inherited:
+                    _binding.remove_watch(self.fileno, number)
+
+    def look(self) -> None:
+        """Pass on what news there is."""
+        try:
+            news = os.read(self.fileno, 4096)
+        except BlockingIOError:
+            return
+        for number in set(_numbers(news)):
+            # -1: the kernel's list has overflowed.
+            concerned = list(self._peers) if number < 0 else [number]
+            for peer in [peer for number in concerned for peer in self._peers.get(number, ())]:
+                peer.reap_dead()
+
+
+def _numbers(news: bytes) -> Iterator[int]:
+    place = 0
+    while place < len(news):
+        number, _, _, length = _EVENT.unpack_from(news, place)
+        yield number
+        place += _EVENT.size + length
+
+
+def _explain(error: OSError, limit: str, name: str) -> Exception:
+    if error.errno in (errno.EMFILE, errno.ENOSPC) and _limits.no_descriptor_left() is None:
+        return LimitError(error.errno, f"no more inotify watches for this user: {_limits.explain_sysctl(limit)}", name)
+    return from_errno(error.errno or 0, name)
+
+
+_watch: Watch | None = None
+
+
+def watch(name: str) -> Watch:
+    """The watch of this process, made when it is first asked for.
+
+    :raises LimitError: if there can be none
+    """
+    global _watch
+    if _watch is None or _watch.birth.inherited:
+        _watch = Watch(name)
+    return _watch

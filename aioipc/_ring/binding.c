@@ -1,0 +1,837 @@
+/* Ring: a peer of a ring of messages, for Python.
+ *
+ * The operations that need not wait are done here, whole: send, receive and __anext__ make an Immediate
+ * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Ring, in
+ * Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
+ *
+ * try_... with waiting=True that returns FULL, EMPTY or BUSY has armed the doorbell: the caller
+ * may sleep until that can be read.
+ */
+#include "binding.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <structmember.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+/* Messages are copied under one lock up to so many bytes together. */
+#define BATCH (64 * 1024)
+
+static const struct immediate_api *immediate;
+static PyObject *str_send, *str_receive, *str_next;     /* the methods of the slow path */
+static Ring *rings;     /* all that have joined */
+
+bool
+is_own(const Ring *self)
+{
+    return !immediate->is_inherited(self->sending.gate);
+}
+
+static void
+close_descriptors(Ring *self)
+{
+    close(self->ring.lock_file);
+    close(self->ring.bells[0]);
+    close(self->ring.bells[1]);
+}
+
+static void
+forget(Ring *self)
+{
+    self->is_joined = false;
+    if (self->previous != NULL)
+        self->previous->next = self->next;
+    else
+        rings = self->next;
+    if (self->next != NULL)
+        self->next->previous = self->previous;
+}
+
+/* The locks by which others know that we live must not live on in a child. */
+static void
+close_in_child(void)
+{
+    for (; rings != NULL; rings = rings->next) {
+        close_descriptors(rings);
+        rings->is_joined = false;
+    }
+}
+
+static void
+leave_if_done(Ring *self)
+{
+    if (self->is_joined && self->is_closed && self->lent == 0) {
+        ring_leave(&self->ring);
+        close_descriptors(self);
+        forget(self);
+    }
+}
+
+void
+take_back(Ring *self)
+{
+    self->lent--;
+    leave_if_done(self);
+}
+
+/* Lifetime ------------------------------------------------------------------ */
+
+static PyObject *
+result_of(enum ring_result result)
+{
+    if (result == RING_SYSTEM)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(result);
+}
+
+static int
+Ring_init(Ring *self, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"sending", "receiving", NULL};
+    PyObject *sending, *receiving;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!O!:Ring", keywords, immediate->gate_type, &sending,
+                                     immediate->gate_type, &receiving))
+        return -1;
+    if (self->sending.gate != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a Ring is made once");
+        return -1;
+    }
+    self->sending.gate = (Gate *)Py_NewRef(sending);
+    self->receiving.gate = (Gate *)Py_NewRef(receiving);
+    return 0;
+}
+
+static PyObject *
+Ring_join(Ring *self, PyObject *args)
+{
+    int file, locks, bells[2];
+    struct ring_memory memory;
+    if (!PyArg_ParseTuple(args, "iiii:join", &file, &bells[RING_MESSAGES], &locks, &bells[RING_ROOM]))
+        return NULL;
+    if (self->ring.memory.header != NULL || self->is_closed || self->sending.gate == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a Ring joins once");
+        return NULL;
+    }
+    enum ring_result result = ring_map(&memory, file);
+    if (result != RING_OK)
+        return result_of(result);
+    result = ring_join(&self->ring, &memory, locks, bells);
+    if (result != RING_OK) {
+        int error = errno;
+        ring_unmap(&memory);
+        self->ring.memory.header = NULL;
+        errno = error;
+        return result_of(result);
+    }
+    self->is_joined = true;
+    self->previous = NULL;
+    self->next = rings;
+    if (rings != NULL)
+        rings->previous = self;
+    rings = self;
+    return result_of(RING_OK);
+}
+
+static PyObject *
+Ring_leave(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    self->is_closed = true;
+    recall_loans(self);
+    leave_if_done(self);
+    Py_RETURN_NONE;
+}
+
+static int
+Ring_traverse(Ring *self, visitproc visit, void *arg)
+{
+    int result = immediate->traverse_line(&self->sending, visit, arg);
+    return result != 0 ? result : immediate->traverse_line(&self->receiving, visit, arg);
+}
+
+static int
+Ring_clear(Ring *self)
+{
+    /* The gates stay: whoever comes now must find out whose it is. */
+    Py_CLEAR(self->sending.spare);
+    Py_CLEAR(self->sending.stop);
+    Py_CLEAR(self->receiving.spare);
+    Py_CLEAR(self->receiving.stop);
+    return 0;
+}
+
+static void
+Ring_dealloc(Ring *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    self->is_closed = true;
+    leave_if_done(self);    /* nothing is lent: a loan has a reference */
+    if (self->ring.memory.header != NULL)
+        ring_unmap(&self->ring.memory);
+    immediate->clear_line(&self->sending);
+    immediate->clear_line(&self->receiving);
+    type->tp_free((PyObject *)self);
+}
+
+/* Copying ------------------------------------------------------------------- */
+
+/* Copy a message for which nobody holds a lock.  Others may run meanwhile, and close this. */
+static void
+copy(Ring *self, char *to, const char *from, size_t size)
+{
+    if (size < LONG_COPY) {
+        memcpy(to, from, size);
+        return;
+    }
+    self->lent++;
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, from, size);
+    Py_END_ALLOW_THREADS
+    self->lent--;
+}
+
+/* A result of a try, after which the caller would have to wait. */
+static bool
+must_wait(enum ring_result result)
+{
+    return result == RING_FULL || result == RING_EMPTY || result == RING_BUSY;
+}
+
+/* Sending ------------------------------------------------------------------- */
+
+/* Send so many messages, all or none. */
+static enum ring_result
+send_all(Ring *self, const Py_buffer *items, Py_ssize_t count)
+{
+    struct ring *ring = &self->ring;
+    struct ring_loan few[1], *loans = few;
+    uint64_t length = 0;
+    for (Py_ssize_t i = 0; i < count; i++)
+        length += ring_length((uint64_t)items[i].len);
+    bool is_short = length <= (count == 1 ? RING_SMALL : BATCH);
+    if (!is_short && count > 1 && (loans = PyMem_New(struct ring_loan, count)) == NULL) {
+        errno = ENOMEM;
+        return RING_SYSTEM;
+    }
+    enum ring_result result = ring_lock_send(ring);
+    if (result != RING_OK)
+        goto done;
+    result = ring_make_room(ring, length);
+    if (result == RING_OK) {
+        for (Py_ssize_t i = 0; i < count; i++) {
+            struct ring_loan *loan = is_short ? few : &loans[i];
+            ring_allocate(ring, (uint64_t)items[i].len, is_short ? RING_READY : RING_RESERVED, loan);
+            if (is_short)
+                memcpy(loan->data, items[i].buf, (size_t)items[i].len);
+        }
+        ring_publish(ring);
+    }
+    ring_unlock_send(ring);
+    if (result != RING_OK)
+        goto done;
+    if (is_short)
+        ring_wake_receivers(ring);
+    else {
+        self->lent++;
+        for (Py_ssize_t i = 0; i < count; i++) {
+            copy(self, loans[i].data, items[i].buf, (size_t)items[i].len);
+            ring_commit(ring, &loans[i]);
+        }
+        take_back(self);
+    }
+done:
+    if (loans != few)
+        PyMem_Free(loans);
+    return result;
+}
+
+/* Try, and once more with the doorbell armed if the caller is to wait. */
+static enum ring_result
+send_or_arm(Ring *self, const Py_buffer *items, Py_ssize_t count, bool waiting)
+{
+    enum ring_result result = send_all(self, items, count);
+    if (!waiting || !must_wait(result))
+        return result;
+    self->ring.waits = true;
+    ring_arm(&self->ring, RING_ROOM);
+    result = send_all(self, items, count);
+    self->ring.waits = false;
+    if (!must_wait(result))
+        ring_ring(&self->ring, RING_ROOM);
+    return result;
+}
+
+static PyObject *
+attempt_send(PyObject *owner, PyObject *item)
+{
+    Ring *self = (Ring *)owner;
+    Py_buffer view;
+    if (PyBytes_CheckExact(item)) {
+        view.buf = PyBytes_AS_STRING(item);
+        view.len = PyBytes_GET_SIZE(item);
+        return send_all(self, &view, 1) == RING_OK ? Py_NewRef(Py_None) : NULL;
+    }
+    if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    enum ring_result result = send_all(self, &view, 1);
+    PyBuffer_Release(&view);
+    return result == RING_OK ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *
+perform_send(PyObject *owner, PyObject *item)
+{
+    return PyObject_CallMethodOneArg(owner, str_send, item);
+}
+
+static const struct immediate_kind send_kind = {"send()", attempt_send, perform_send};
+
+static PyObject *
+Ring_send(Ring *self, PyObject *item)
+{
+    return immediate->make(&send_kind, (PyObject *)self, &self->sending, item);
+}
+
+static PyObject *
+Ring_try_send(Ring *self, PyObject *args)
+{
+    Py_buffer view;
+    int waiting;
+    if (!PyArg_ParseTuple(args, "y*p:try_send", &view, &waiting))
+        return NULL;
+    enum ring_result result = send_or_arm(self, &view, 1, waiting);
+    PyBuffer_Release(&view);
+    return result_of(result);
+}
+
+static PyObject *
+Ring_try_send_many(Ring *self, PyObject *args)
+{
+    PyObject *items;
+    int waiting;
+    if (!PyArg_ParseTuple(args, "O!p:try_send_many", &PyList_Type, &items, &waiting))
+        return NULL;
+    Py_ssize_t count = PyList_GET_SIZE(items), got = 0;
+    Py_buffer *views = PyMem_New(Py_buffer, count);
+    if (views == NULL)
+        return PyErr_NoMemory();
+    PyObject *result = NULL;
+    for (; got < count && got < PyList_GET_SIZE(items); got++)
+        if (PyObject_GetBuffer(PyList_GET_ITEM(items, got), &views[got], PyBUF_SIMPLE) < 0)
+            goto done;
+    result = result_of(send_or_arm(self, views, got, waiting));
+done:
+    while (got > 0)
+        PyBuffer_Release(&views[--got]);
+    PyMem_Free(views);
+    return result;
+}
+
+static enum ring_result
+reserve(Ring *self, uint64_t size, struct ring_loan *loan)
+{
+    struct ring *ring = &self->ring;
+    enum ring_result result = ring_lock_send(ring);
+    if (result != RING_OK)
+        return result;
+    result = ring_make_room(ring, ring_length(size));
+    if (result == RING_OK) {
+        ring_allocate(ring, size, RING_RESERVED, loan);
+        ring_publish(ring);
+    }
+    ring_unlock_send(ring);
+    return result;
+}
+
+static PyObject *
+Ring_try_reserve(Ring *self, PyObject *args)
+{
+    struct ring_loan loan;
+    Py_ssize_t size;
+    int waiting;
+    if (!PyArg_ParseTuple(args, "np:try_reserve", &size, &waiting))
+        return NULL;
+    enum ring_result result = reserve(self, (uint64_t)size, &loan);
+    if (waiting && must_wait(result)) {
+        self->ring.waits = true;
+        ring_arm(&self->ring, RING_ROOM);
+        result = reserve(self, (uint64_t)size, &loan);
+        self->ring.waits = false;
+        if (!must_wait(result))
+            ring_ring(&self->ring, RING_ROOM);
+    }
+    if (result != RING_OK)
+        return result_of(result);
+    PyObject *made = new_loan(self, &loan, true);
+    if (made == NULL)
+        ring_abort(&self->ring, &loan);
+    return made;
+}
+
+static PyObject *
+Ring_try_end(Ring *self, PyObject *args)
+{
+    int waiting;
+    if (!PyArg_ParseTuple(args, "p:try_end", &waiting))
+        return NULL;
+    enum ring_result result = ring_end(&self->ring);
+    if (waiting && must_wait(result)) {
+        self->ring.waits = true;
+        ring_arm(&self->ring, RING_ROOM);
+        result = ring_end(&self->ring);
+        self->ring.waits = false;
+        if (!must_wait(result))
+            ring_ring(&self->ring, RING_ROOM);
+    }
+    return result_of(result);
+}
+
+/* Receiving ----------------------------------------------------------------- */
+
+/* Receive a long message that was borrowed. */
+static PyObject *
+take_borrowed(Ring *self, const struct ring_loan *loan)
+{
+    PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)loan->size);
+    if (message == NULL) {
+        ring_return(&self->ring, loan);
+        return NULL;
+    }
+    self->lent++;
+    copy(self, PyBytes_AS_STRING(message), loan->data, (size_t)loan->size);
+    ring_finish(&self->ring, loan);
+    take_back(self);
+    return message;
+}
+
+/* The next message.  NULL without an exception: see result. */
+static PyObject *
+receive(Ring *self, enum ring_result *result)
+{
+    struct ring *ring = &self->ring;
+    struct ring_loan loan;
+    PyObject *message = NULL;
+    *result = ring_lock_receive(ring);
+    if (*result != RING_OK)
+        return NULL;
+    *result = ring_find(ring, &loan);
+    bool is_short = *result == RING_OK && loan.size <= RING_SMALL;
+    if (is_short) {
+        message = PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size);
+        if (message != NULL)
+            ring_consume(ring, &loan);
+    } else if (*result == RING_OK)
+        ring_borrow(ring, &loan);
+    ring_unlock_receive(ring);
+    if (message != NULL)
+        ring_wake_senders(ring);
+    else if (*result == RING_OK && !is_short)
+        message = take_borrowed(self, &loan);
+    return message;
+}
+
+/* The next messages, up to so many: as many as one lock gives. */
+static int
+receive_some(Ring *self, PyObject *messages, Py_ssize_t count, enum ring_result *result)
+{
+    struct ring *ring = &self->ring;
+    struct ring_loan loan;
+    uint64_t bytes = 0;
+    bool is_borrowed = false;
+    int outcome = 0;
+    *result = ring_lock_receive(ring);
+    if (*result != RING_OK)
+        return 0;
+    for (Py_ssize_t i = 0; i < count && bytes < BATCH; i++) {
+        *result = ring_find(ring, &loan);
+        if (*result != RING_OK)
+            break;
+        if (loan.size > RING_SMALL) {
+            ring_borrow(ring, &loan);
+            is_borrowed = true;
+            break;
+        }
+        PyObject *message = PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size);
+        outcome = message == NULL ? -1 : PyList_Append(messages, message);
+        Py_XDECREF(message);
+        if (outcome < 0)
+            break;
+        ring_consume(ring, &loan);
+        bytes += ring_length(loan.size);
+    }
+    ring_unlock_receive(ring);
+    if (bytes > 0)
+        ring_wake_senders(ring);
+    if (is_borrowed) {
+        PyObject *message = take_borrowed(self, &loan);
+        outcome = message == NULL ? -1 : PyList_Append(messages, message);
+        Py_XDECREF(message);
+    }
+    return outcome;
+}
+
+static PyObject *
+attempt_receive(PyObject *owner, PyObject *Py_UNUSED(argument))
+{
+    enum ring_result result;
+    return receive((Ring *)owner, &result);
+}
+
+static PyObject *
+perform_receive(PyObject *owner, PyObject *Py_UNUSED(argument))
+{
+    return PyObject_CallMethodNoArgs(owner, str_receive);
+}
+
+static PyObject *
+perform_next(PyObject *owner, PyObject *Py_UNUSED(argument))
+{
+    return PyObject_CallMethodNoArgs(owner, str_next);
+}
+
+static const struct immediate_kind receive_kind = {"receive()", attempt_receive, perform_receive};
+static const struct immediate_kind next_kind = {"__anext__()", attempt_receive, perform_next};
+
+static PyObject *
+Ring_receive(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    return immediate->make(&receive_kind, (PyObject *)self, &self->receiving, NULL);
+}
+
+static PyObject *
+Ring_anext(Ring *self)
+{
+    return immediate->make(&next_kind, (PyObject *)self, &self->receiving, NULL);
+}
+
+static PyObject *
+Ring_try_receive(Ring *self, PyObject *args)
+{
+    int waiting;
+    enum ring_result result;
+    if (!PyArg_ParseTuple(args, "p:try_receive", &waiting))
+        return NULL;
+    PyObject *message = receive(self, &result);
+    if (message == NULL && waiting && must_wait(result)) {
+        self->ring.waits = true;
+        ring_arm(&self->ring, RING_MESSAGES);
+        message = receive(self, &result);
+        self->ring.waits = false;
+        if (!must_wait(result))
+            ring_ring(&self->ring, RING_MESSAGES);
+    }
+    return message != NULL || PyErr_Occurred() ? message : result_of(result);
+}
+
+static PyObject *
+Ring_try_receive_many(Ring *self, PyObject *args)
+{
+    Py_ssize_t count;
+    int waiting;
+    enum ring_result result = RING_OK;
+    if (!PyArg_ParseTuple(args, "np:try_receive_many", &count, &waiting))
+        return NULL;
+    PyObject *messages = PyList_New(0);
+    if (messages == NULL)
+        return NULL;
+    bool armed = false;
+    for (;;) {
+        int outcome = receive_some(self, messages, count - PyList_GET_SIZE(messages), &result);
+        Py_ssize_t got = PyList_GET_SIZE(messages);
+        if (outcome < 0 && got == 0)
+            break;
+        if (outcome < 0)
+            PyErr_Clear();  /* what was received is delivered */
+        if (got > 0 && (outcome < 0 || got == count || result != RING_OK || self->is_closed))
+            break;
+        if (got == 0 && (!must_wait(result) || !waiting || armed))
+            break;
+        if (got == 0) {
+            armed = true;
+            self->ring.waits = true;
+            ring_arm(&self->ring, RING_MESSAGES);
+        }
+    }
+    self->ring.waits = false;
+    if (armed && (PyList_GET_SIZE(messages) > 0 || !must_wait(result)))
+        ring_ring(&self->ring, RING_MESSAGES);
+    if (PyList_GET_SIZE(messages) > 0)
+        return messages;
+    Py_DECREF(messages);
+    return PyErr_Occurred() ? NULL : result_of(result);
+}
+
+static enum ring_result
+borrow(Ring *self, struct ring_loan *loan)
+{
+    struct ring *ring = &self->ring;
+    enum ring_result result = ring_lock_receive(ring);
+    if (result != RING_OK)
+        return result;
+    result = ring_find(ring, loan);
+    if (result == RING_OK)
+        ring_borrow(ring, loan);
+    ring_unlock_receive(ring);
+    return result;
+}
+
+static PyObject *
+Ring_try_borrow(Ring *self, PyObject *args)
+{
+    struct ring_loan loan;
+    int waiting;
+    if (!PyArg_ParseTuple(args, "p:try_borrow", &waiting))
+        return NULL;
+    enum ring_result result = borrow(self, &loan);
+    if (waiting && must_wait(result)) {
+        self->ring.waits = true;
+        ring_arm(&self->ring, RING_MESSAGES);
+        result = borrow(self, &loan);
+        self->ring.waits = false;
+        if (!must_wait(result))
+            ring_ring(&self->ring, RING_MESSAGES);
+    }
+    if (result != RING_OK)
+        return result_of(result);
+    PyObject *made = new_loan(self, &loan, false);
+    if (made == NULL)
+        ring_return(&self->ring, &loan);
+    return made;
+}
+
+/* Looking ------------------------------------------------------------------- */
+
+static PyObject *
+Ring_reap(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    self->ring.waits = true;
+    enum ring_result result = ring_reap(&self->ring);
+    self->ring.waits = false;
+    return result_of(result);
+}
+
+static PyObject *
+Ring_look(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    struct ring_statistics found;
+    enum ring_result result = ring_look(&self->ring, &found);
+    if (result != RING_OK)
+        return result_of(result);
+    return Py_BuildValue("(KKIIIN)", (unsigned long long)found.messages, (unsigned long long)found.bytes,
+                         found.senders, found.receivers, found.dead, PyBool_FromLong(found.ended));
+}
+
+static PyObject *
+Ring_fault(Ring *self, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(self->ring.fault == NULL ? "" : self->ring.fault);
+}
+
+static PyObject *
+Ring_capacity(Ring *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(self->ring.memory.capacity);
+}
+
+static PyGetSetDef Ring_getset[] = {
+    {"_fault", (getter)Ring_fault, NULL, PyDoc_STR("What was found to be wrong last."), NULL},
+    {"_capacity", (getter)Ring_capacity, NULL, PyDoc_STR("Bytes of records there may be."), NULL},
+    {NULL},
+};
+
+static PyMethodDef Ring_methods[] = {
+    {"send", (PyCFunction)Ring_send, METH_O,
+     PyDoc_STR(
+         "send($self, item, /)\n--\n\n"
+         "Send a message, waiting for room.\n\n"
+         "Cancelled, it has sent nothing.\n\n"
+         ":param item: a bytes-like object; its bytes must not change until this returns\n"
+         ":raises MessageTooLongError: if it is longer than `max_message_size`\n"
+         ":raises BrokenError: if the channel has been ended\n"
+         ":raises ClosedError: if the handle is closed, now or while it waits\n"
+         ":raises CorruptError: if what is in the shared memory can't be right\n"
+         ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork\n"
+         ":raises TypeError: if it is not bytes-like")},
+    {"receive", (PyCFunction)Ring_receive, METH_NOARGS,
+     PyDoc_STR(
+         "receive($self, /)\n--\n\n"
+         "Receive the next message, waiting for one.\n\n"
+         "Cancelled, it has taken nothing: the message is still in the channel.\n\n"
+         ":raises EndOfStream: if the channel has been ended, and all has been consumed\n"
+         ":raises ClosedError: if the handle is closed, now or while it waits\n"
+         ":raises CorruptError: if what is in the shared memory can't be right\n"
+         ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork")},
+    {"_join", (PyCFunction)Ring_join, METH_VARARGS,
+     PyDoc_STR("_join(file, messages, locks, room) -> int\n\nBecome a peer; if that succeeds, this keeps the last three.")},
+    {"_leave", (PyCFunction)Ring_leave, METH_NOARGS, PyDoc_STR("_leave() -> None\n\nCease to be one.")},
+    {"_try_send", (PyCFunction)Ring_try_send, METH_VARARGS, NULL},
+    {"_try_send_many", (PyCFunction)Ring_try_send_many, METH_VARARGS, NULL},
+    {"_try_reserve", (PyCFunction)Ring_try_reserve, METH_VARARGS, NULL},
+    {"_try_end", (PyCFunction)Ring_try_end, METH_VARARGS, NULL},
+    {"_try_receive", (PyCFunction)Ring_try_receive, METH_VARARGS, NULL},
+    {"_try_receive_many", (PyCFunction)Ring_try_receive_many, METH_VARARGS, NULL},
+    {"_try_borrow", (PyCFunction)Ring_try_borrow, METH_VARARGS, NULL},
+    {"_reap", (PyCFunction)Ring_reap, METH_NOARGS, PyDoc_STR("_reap() -> int\n\nClean up after dead peers.")},
+    {"_look", (PyCFunction)Ring_look, METH_NOARGS, NULL},
+    {NULL},
+};
+
+static PyAsyncMethods Ring_async = {
+    .am_aiter = PyObject_SelfIter,
+    .am_anext = (unaryfunc)Ring_anext,
+};
+
+static PyTypeObject Ring_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "aioipc._ring._binding.Ring",
+    .tp_doc = PyDoc_STR("Ring(sending, receiving)\n\nA peer of a ring of messages; the base of Channel."),
+    .tp_basicsize = sizeof(Ring),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .tp_new = PyType_GenericNew,
+    .tp_init = (initproc)Ring_init,
+    .tp_dealloc = (destructor)Ring_dealloc,
+    .tp_traverse = (traverseproc)Ring_traverse,
+    .tp_clear = (inquiry)Ring_clear,
+    .tp_as_async = &Ring_async,
+    .tp_methods = Ring_methods,
+    .tp_getset = Ring_getset,
+};
+
+/* The module ------------------------------------------------------------------ */
+
+static PyObject *
+module_file_size(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long capacity;
+    if (!PyArg_ParseTuple(args, "K:file_size", &capacity))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ring_file_size(capacity));
+}
+
+static PyObject *
+module_longest(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long capacity;
+    if (!PyArg_ParseTuple(args, "K:longest", &capacity))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(ring_longest(capacity));
+}
+
+static PyObject *
+module_make_ring(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int file;
+    unsigned long long capacity, id;
+    if (!PyArg_ParseTuple(args, "iKK:make_ring", &file, &capacity, &id))
+        return NULL;
+    return result_of(ring_format(file, capacity, id));
+}
+
+static PyObject *
+module_identify(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int file;
+    struct ring_header header;
+    if (!PyArg_ParseTuple(args, "i:identify", &file))
+        return NULL;
+    enum ring_result result = ring_identify(file, &header);
+    if (result == RING_SYSTEM)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return Py_BuildValue("(iKI)", result, (unsigned long long)header.id, header.version);
+}
+
+/* Linux tells who watches a file that somebody closed it: also the kernel, for the dead. */
+static PyObject *
+module_watch_closes(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    int descriptor = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    return descriptor < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(descriptor);
+}
+
+static PyObject *
+module_add_watch(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int watch, descriptor;
+    char path[64];
+    if (!PyArg_ParseTuple(args, "ii:add_watch", &watch, &descriptor))
+        return NULL;
+    PyOS_snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+    int number = inotify_add_watch(watch, path, IN_CLOSE_WRITE);
+    return number < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(number);
+}
+
+static PyObject *
+module_remove_watch(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int watch, number;
+    if (!PyArg_ParseTuple(args, "ii:remove_watch", &watch, &number))
+        return NULL;
+    inotify_rm_watch(watch, number);    /* fails if the file is gone, and its watch with it */
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    {"file_size", module_file_size, METH_VARARGS, PyDoc_STR("file_size(capacity) -> int")},
+    {"longest", module_longest, METH_VARARGS, PyDoc_STR("longest(capacity) -> int")},
+    {"make_ring", module_make_ring, METH_VARARGS, PyDoc_STR("make_ring(file, capacity, bell_id) -> int")},
+    {"identify", module_identify, METH_VARARGS,
+     PyDoc_STR("identify(file) -> (int, int, int)\n\nWhether it is a ring's, its id and its version.")},
+    {"watch_closes", module_watch_closes, METH_NOARGS, PyDoc_STR("watch_closes() -> int\n\ninotify_init1(2).")},
+    {"add_watch", module_add_watch, METH_VARARGS,
+     PyDoc_STR("add_watch(watch, descriptor) -> int\n\ninotify_add_watch(2) for closing a file open for writing.")},
+    {"remove_watch", module_remove_watch, METH_VARARGS,
+     PyDoc_STR("remove_watch(watch, number) -> None\n\ninotify_rm_watch(2).")},
+    {NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "aioipc._ring._binding",
+    .m_doc = PyDoc_STR("Peers of a ring of messages in shared memory."),
+    .m_size = -1,
+    .m_methods = module_methods,
+};
+
+static const struct {
+    const char *name;
+    enum ring_result value;
+} results[] = {
+    {"OK", RING_OK}, {"FULL", RING_FULL}, {"EMPTY", RING_EMPTY}, {"BUSY", RING_BUSY}, {"ENDED", RING_ENDED},
+    {"TOO_LONG", RING_TOO_LONG}, {"CORRUPT", RING_CORRUPT}, {"NO_SLOT", RING_NO_SLOT}, {"SHORT", RING_SHORT},
+    {"FOREIGN", RING_FOREIGN}, {"OTHER_VERSION", RING_OTHER_VERSION}, {"OTHER_ABI", RING_OTHER_ABI},
+};
+
+PyMODINIT_FUNC
+PyInit__binding(void)
+{
+    immediate = PyCapsule_Import(IMMEDIATE_CAPSULE, 0);
+    if (immediate == NULL || PyType_Ready(&Loan_type) < 0 || PyType_Ready(&Ring_type) < 0)
+        return NULL;
+    if ((str_send = PyUnicode_InternFromString("_send")) == NULL
+        || (str_receive = PyUnicode_InternFromString("_receive")) == NULL
+        || (str_next = PyUnicode_InternFromString("_next")) == NULL)
+        return NULL;
+    PyObject *self = PyModule_Create(&module);
+    if (self == NULL)
+        return NULL;
+    if (PyModule_AddType(self, &Ring_type) < 0 || PyModule_AddType(self, &Loan_type) < 0
+        || PyModule_AddIntConstant(self, "PEERS", RING_PEERS) < 0
+        || PyModule_AddIntConstant(self, "CAPACITY_MAX", (long)RING_CAPACITY_MAX) < 0
+        || PyModule_AddIntConstant(self, "CAPACITY_MIN", RING_CAPACITY_MIN) < 0)
+        goto failed;
+    for (size_t i = 0; i < sizeof results / sizeof *results; i++)
+        if (PyModule_AddIntConstant(self, results[i].name, results[i].value) < 0)
+            goto failed;
+    int error = pthread_atfork(NULL, NULL, close_in_child);
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto failed;
+    }
+    return self;
+
+failed:
+    Py_DECREF(self);
+    return NULL;
+}

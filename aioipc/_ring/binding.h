@@ -1,0 +1,46 @@
+/* What the two files of the binding share: the peer (binding.c) and what it lends (loan.c). */
+#ifndef AIOIPC_RING_BINDING_H
+#define AIOIPC_RING_BINDING_H
+
+#include "../_waiting/immediate.h"
+#include "ring.h"
+
+/* From so many bytes on a copy is made without the GIL: it takes longer than to get that back. */
+#define LONG_COPY (256 * 1024)
+
+typedef struct Loan Loan;
+
+/* A peer of a ring.
+ *
+ * Invariants
+ *   1. The ring is in the address space, and this process a peer, from the creation until it is closed and
+ *      nothing is lent any more: not before, for a copy may be under way and arrays may lie there.
+ *   2. No operation touches the ring once it is closed, or in a child of a fork.  The gates see to that on the fast
+ *      path, Python on the slow one; loans ask.
+ */
+typedef struct Ring {
+    PyObject_HEAD
+    struct ring ring;
+    struct immediate_line sending;
+    struct immediate_line receiving;
+    Loan *loans;            /* those whose block has not ended */
+    Py_ssize_t lent;        /* reasons not to leave: loans, and copies under way */
+    bool is_joined;
+    bool is_closed;
+    struct Ring *next, *previous;   /* all that have joined */
+} Ring;
+
+extern PyTypeObject Loan_type;
+
+/* Whether the ring is this process's, and not that of the parent from which it was forked. */
+bool is_own(const Ring *self);
+
+/* Something that was lent is back. */
+void take_back(Ring *self);
+
+PyObject *new_loan(Ring *ring, const struct ring_loan *loan, bool is_written);
+
+/* The ring is closed: end those blocks. */
+void recall_loans(Ring *ring);
+
+#endif

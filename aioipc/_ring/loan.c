@@ -1,0 +1,179 @@
+/* Loan: a record of a ring that Python writes or reads in place.
+ *
+ * Invariants
+ *   1. The memory can be reached through a buffer only, and a buffer keeps the Loan, and so the Ring, alive.
+ *   2. What is written is published only when no buffer is out: nobody can write to a message.
+ *   3. What has been read makes room for others only when no buffer is out.
+ */
+#include "binding.h"
+
+enum loan_state {
+    OPEN,       /* in its block */
+    LEAVING,    /* the block has ended; GONE when the last buffer is back */
+    DONE,       /* not ours any more */
+};
+
+struct Loan {
+    PyObject_HEAD
+    Ring *ring;
+    Loan *next, *previous;      /* while OPEN */
+    struct ring_loan loan;
+    Py_ssize_t views;
+    enum loan_state state;
+    bool is_written;
+};
+
+PyObject *
+new_loan(Ring *ring, const struct ring_loan *loan, bool is_written)
+{
+    Loan *self = PyObject_New(Loan, &Loan_type);
+    if (self == NULL)
+        return NULL;
+    self->ring = (Ring *)Py_NewRef((PyObject *)ring);
+    self->loan = *loan;
+    self->views = 0;
+    self->state = OPEN;
+    self->is_written = is_written;
+    self->previous = NULL;
+    self->next = ring->loans;
+    if (self->next != NULL)
+        self->next->previous = self;
+    ring->loans = self;
+    ring->lent++;
+    return (PyObject *)self;
+}
+
+static void
+unlink_loan(Loan *self)
+{
+    if (self->previous != NULL)
+        self->previous->next = self->next;
+    else
+        self->ring->loans = self->next;
+    if (self->next != NULL)
+        self->next->previous = self->previous;
+}
+
+/* It is nobody's: GONE now or, while somebody looks at it, later. */
+static void
+leave(Loan *self)
+{
+    if (self->views > 0) {
+        self->state = LEAVING;
+        return;
+    }
+    self->state = DONE;
+    if (is_own(self->ring))
+        ring_finish(&self->ring->ring, &self->loan);
+    take_back(self->ring);
+}
+
+/* The block has not ended well: as if it had never begun. */
+static void
+undo(Loan *self)
+{
+    unlink_loan(self);
+    if (self->is_written)
+        leave(self);
+    else {
+        self->state = DONE;
+        if (is_own(self->ring))
+            ring_return(&self->ring->ring, &self->loan);
+        take_back(self->ring);
+    }
+}
+
+void
+recall_loans(Ring *ring)
+{
+    while (ring->loans != NULL)
+        undo(ring->loans);
+}
+
+static void
+Loan_dealloc(Loan *self)
+{
+    if (self->state == OPEN)
+        undo(self);
+    Py_DECREF(self->ring);
+    PyObject_Free(self);
+}
+
+static int
+Loan_getbuffer(Loan *self, Py_buffer *view, int flags)
+{
+    if (self->state != OPEN) {
+        PyErr_SetString(PyExc_BufferError, "the block in which this could be used has ended");
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, (PyObject *)self, self->loan.data, (Py_ssize_t)self->loan.size, !self->is_written,
+                          flags) < 0)
+        return -1;
+    self->views++;
+    return 0;
+}
+
+static void
+Loan_releasebuffer(Loan *self, Py_buffer *Py_UNUSED(view))
+{
+    self->views--;
+    if (self->views == 0 && self->state == LEAVING)
+        leave(self);
+}
+
+static PyObject *
+Loan_end(Loan *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->state != OPEN || !is_own(self->ring))
+        Py_RETURN_FALSE;
+    if (self->is_written) {
+        if (self->views > 0) {
+            PyErr_SetString(PyExc_BufferError,
+                            "something that was made of the buffer, such as an array, could still write to the message: "
+                            "delete it before the block ends; nothing was sent");
+            return NULL;
+        }
+        unlink_loan(self);
+        self->state = DONE;
+        ring_commit(&self->ring->ring, &self->loan);
+        take_back(self->ring);
+    } else {
+        unlink_loan(self);
+        if (self->views > 0)
+            ring_keep(&self->ring->ring, &self->loan);
+        leave(self);
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+Loan_undo(Loan *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->state == OPEN)
+        undo(self);
+    Py_RETURN_NONE;
+}
+
+static PyBufferProcs Loan_buffer = {
+    .bf_getbuffer = (getbufferproc)Loan_getbuffer,
+    .bf_releasebuffer = (releasebufferproc)Loan_releasebuffer,
+};
+
+static PyMethodDef Loan_methods[] = {
+    {"end", (PyCFunction)Loan_end, METH_NOARGS,
+     PyDoc_STR("end() -> bool\n\nPublish what was written, or consume what was read.  False if the ring has been closed.")},
+    {"undo", (PyCFunction)Loan_undo, METH_NOARGS,
+     PyDoc_STR("undo() -> None\n\nGive up what was written, or give back what was read.")},
+    {NULL, NULL, 0, NULL},
+};
+
+PyTypeObject Loan_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "aioipc._ring._binding.Loan",
+    .tp_doc = PyDoc_STR("A message in shared memory, while it is written or read there."),
+    .tp_basicsize = sizeof(Loan),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)Loan_dealloc,
+    .tp_as_buffer = &Loan_buffer,
+    .tp_methods = Loan_methods,
+};

@@ -1,0 +1,102 @@
+"""Files in /dev/shm: what POSIX shared memory, and a channel in it, is to the kernel (shm_overview(7)).
+
+A file is made there without a name (O_TMPFILE), and gets one when it is complete.  shm_open(3) names
+it first: others can open it before it has any memory, and what a killed creator leaves is half an object.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from aioipc import _limits
+from aioipc.errors import AccessError, Error, KernelError, LimitError, NotFoundError, from_errno
+from aioipc.posix._names import check_name
+
+DIRECTORY = "/dev/shm"  # noqa: S108
+_LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
+
+_STEP = 16 * 2**20
+"""How much memory is reserved at once."""
+
+
+def path_of(name: str) -> str:
+    return DIRECTORY + check_name(name, _LONGEST_NAME)
+
+
+def make(name: str, size: int, mode: int) -> int:
+    """A descriptor of a new object that has its size and its memory, but no name."""
+    try:
+        descriptor = os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise KernelError(errno.ENOENT, f"there is no shared-memory file system at {DIRECTORY}", name) from None
+        raise explain(error, name) from None
+    try:
+        reserve(descriptor, 0, size, name)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def give_name(descriptor: int, name: str) -> bool:
+    """Whether the object has got the name, or somebody else's had it: as open(2) has it under O_TMPFILE."""
+    try:
+        # The path is absolute and src_dir_fd not used; but without it os.link() does not follow the link.
+        os.link(f"/proc/self/fd/{descriptor}", path_of(name), src_dir_fd=descriptor)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise explain(error, name) from None
+    return True
+
+
+def find(name: str, read_only: bool, what: str = "shared memory") -> int:
+    """A descriptor of an object that exists."""
+    # As shm_open(3) does; and no waiting for the other end if somebody has put a FIFO there.
+    flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path_of(name), flags)
+    except FileNotFoundError:
+        raise NotFoundError(
+            errno.ENOENT, f"no {what} has this name here (a container has its own); create() makes it", name
+        ) from None
+    except PermissionError:
+        wanted = "read it" if read_only else "read and write it"
+        raise AccessError(
+            errno.EACCES, f"owner and mode of the {what} do not let user {os.geteuid()} {wanted}", name
+        ) from None
+    except OSError as error:
+        raise explain(error, name) from None
+
+
+def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
+    """Let an object reach this far, and have the memory: else a write could end the process (SIGBUS)."""
+    room = os.fstatvfs(descriptor)
+    has_limit = room.f_blocks > 0
+    if has_limit and end - begin > room.f_bavail * room.f_frsize:  # it would be filled in vain
+        raise _no_room(descriptor, end, name)
+    try:
+        # In steps, between which Ctrl-C is heard.  Older kernels undo a whole call for a signal: beside a
+        # timer a long one would never end.
+        for place in range(begin, end, _STEP):
+            os.posix_fallocate(descriptor, place, min(_STEP, end - place))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            os.ftruncate(descriptor, begin)
+            raise _no_room(descriptor, end, name) from None
+        raise explain(error, name) from None
+
+
+def _no_room(descriptor: int, size: int, name: str) -> LimitError:
+    return LimitError(errno.ENOSPC, f"no room for {size:,} bytes in {_limits.explain_shm_room(descriptor)}", name)
+
+
+def explain(error: OSError, name: str) -> Error:
+    number = error.errno or 0
+    if number == errno.ENOSPC:
+        return LimitError(number, f"no room for one more file in {_limits.explain_shm_files()}", name)
+    if number == errno.EFBIG:
+        return LimitError(number, f"larger than a file may be: {_limits.explain_file_size()}", name)
+    return from_errno(number, name)

@@ -1,0 +1,63 @@
+/* The way past the event loop for an operation that need not wait.
+ *
+ * A kernel call or a look into shared memory that succeeds at once takes about a microsecond, or a
+ * tenth of that; a coroutine around it, written in Python, takes half a microsecond.  These files hold the things that
+ * every such operation needs and that are too small to be paid for in Python:
+ *
+ *   _gate.c       Gate says whether an operation may try at once;
+ *   _awaitable.c  Immediate is an awaitable that finishes without suspending when the try succeeds;
+ *   _immediate.c  the module; Iterator, the object behind "async for" over a kernel object; record.
+ *
+ * Other extension modules of this package get at Immediate through a capsule.
+ */
+#ifndef AIOIPC_IMMEDIATE_H
+#define AIOIPC_IMMEDIATE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+
+typedef struct Gate Gate;
+
+/* What an owner has for its operations in one direction. */
+struct immediate_line {
+    Gate *gate;
+    PyObject *spare;        /* an Immediate that has ended, or NULL: as a rule one at a time is needed */
+    PyObject *stop;         /* the StopIteration that brought the last result, or NULL */
+};
+
+/* A kind of operation. */
+struct immediate_kind {
+    const char *name;       /* for error messages */
+    /* Try.  NULL with or without an exception: it would have to wait, or failed; it took nothing. */
+    PyObject *(*attempt)(PyObject *owner, PyObject *argument);
+    /* The coroutine that does the whole operation, with waiting, explaining errors. */
+    PyObject *(*perform)(PyObject *owner, PyObject *argument);
+};
+
+#define IMMEDIATE_CAPSULE "aioipc._waiting._immediate._API"
+
+struct immediate_api {
+    PyTypeObject *gate_type;
+    bool (*is_inherited)(const Gate *gate);
+    /* line is part of owner; argument may be NULL. */
+    PyObject *(*make)(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
+                      PyObject *argument);
+    int (*traverse_line)(struct immediate_line *line, visitproc visit, void *arg);
+    void (*clear_line)(struct immediate_line *line);
+};
+
+/* Within the module. */
+#ifdef AIOIPC_IMMEDIATE_MODULE
+extern PyTypeObject Gate_type, Immediate_type;
+extern PyObject *immediate_no_arguments;    /* () */
+int gate_count_forks(void);
+bool gate_enter(Gate *self);
+bool gate_is_inherited(const Gate *self);
+PyObject *immediate_make(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
+                         PyObject *argument);
+int immediate_traverse_line(struct immediate_line *line, visitproc visit, void *arg);
+void immediate_clear_line(struct immediate_line *line);
+#endif
+
+#endif

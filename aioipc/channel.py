@@ -1,0 +1,479 @@
+"""Channels: messages through shared memory, from any number of processes to any number of others.
+
+The messages lie in a ring, which the C files in aioipc/_ring look after; docs/ring.md describes its format and
+how it survives the death of its users.  A channel is a POSIX shared memory object
+(shm_overview(7)) and two FIFOs (fifo(7)) beside it, its doorbells: who has to wait watches one of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from anyio.abc import ObjectStream
+
+from aioipc._arguments import check_mode, check_range
+from aioipc._lifetime import AsyncLifetime
+from aioipc._ring import _binding, _deaths, _files
+from aioipc._ring._binding import Loan
+from aioipc._waiting.readiness import Direction, Doorbells
+from aioipc.errors import (
+    BrokenError,
+    ClosedError,
+    CorruptError,
+    EndOfStream,
+    Error,
+    LimitError,
+    MessageTooLongError,
+    WouldBlock,
+    from_errno,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+_T = TypeVar("_T")
+
+
+class ChannelStatistics(NamedTuple):
+    """What `Channel.statistics` found, all at about the same moment."""
+
+    messages: int
+    """Messages that were published and not consumed; those that somebody has borrowed are among them."""
+    bytes: int
+    """Their sizes added up."""
+    capacity: int
+    """How many bytes fit; a message takes its size and 32, rounded up to a multiple of 64."""
+    senders: int
+    """Handles, in all processes, that have sent something."""
+    receivers: int
+    """Handles, in all processes, that have received something, or tried to."""
+    dead_peers: int
+    """Handles that were cleaned up after because their process had died, since the channel was created."""
+    ended: bool
+    """Whether `end` was called."""
+    tasks_waiting_send: int
+    """Tasks of this process that wait, on this handle, for room."""
+    tasks_waiting_receive: int
+    """Tasks of this process that wait, on this handle, for a message."""
+    owner: int
+    """User id of the owner."""
+    group: int
+    """Group id of the owner."""
+    mode: int
+    """Permission bits, such as 0o600."""
+
+
+class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
+    """A handle of a channel.  Make one with `create` or `open`.
+
+    Each message goes to one receiver, in the order in which they were sent.  It is an
+    anyio object stream: any number of tasks can send and receive, which are served first come, first
+    served, and `async for` goes over the messages as they arrive.
+
+    The death of a process, at any moment, costs at most the message that it was just about to send, or had
+    received already.
+
+    A handle belongs to the first event loop in which a task waits for it, and to the
+    process that opened it.  It is not thread-safe; let each loop open its own.
+    """
+
+    name: str
+    """With its leading slash."""
+    capacity: int
+    """How many bytes fit; a message takes its size and 32, rounded up to a multiple of 64."""
+    max_message_size: int
+    """How many bytes a message may have."""
+
+    def __init__(self, name: str, files: _files.Files, *, remove: bool) -> None:
+        """Not for use: see `create` and `open`."""
+        self.name = name
+        self._label = repr(name)
+        self._removes = remove
+        self._is_reaping = False
+        """Whether there is more to clean up after dead peers."""
+        try:
+            self._identity = os.fstat(files.memory)
+            _, self._id, _ = _binding.identify(files.memory)
+            self._watch = _deaths.watch(name)
+            handle = Doorbells(files.messages, files.room, self._watch.fileno, f"channel {name}")
+            super().__init__(handle.writing.gate, handle.reading.gate)
+            self._watch.add((files.messages, files.room), self, name)
+            try:
+                self._join_ring(files)
+            except BaseException:
+                self._watch.remove(self)
+                raise
+        except BaseException:
+            _files.close(files[1:])
+            raise
+        finally:
+            os.close(files.memory)
+        self._doorbells = self._handle = handle
+        self._sending = handle.writing
+        self._receiving = handle.reading
+        self.capacity = self._capacity
+        self.max_message_size = _binding.longest(self.capacity)
+        self.reap_dead()
+
+    def _join_ring(self, files: _files.Files) -> None:
+        try:
+            result = self._join(*files)
+        except OSError as error:
+            raise from_errno(error.errno or 0, self.name) from None
+        if result == _binding.NO_SLOT:
+            raise LimitError(
+                errno.EUSERS, f"as many handles have the channel open as can: {_binding.PEERS} (fixed)", self.name
+            )
+        if result != _binding.OK:
+            raise CorruptError(errno.EUCLEAN, "what its header says can't be right", self.name)
+
+    # Lifetime
+
+    @classmethod
+    def create(
+        cls, name: str, *, capacity: int = 2**20, mode: int = 0o600, exist_ok: bool = False, persist: bool = False
+    ) -> Self:
+        """Create a channel and open it.
+
+        It gets its name when it is complete.  Its memory is reserved now.
+
+        Leaving the `with` block removes the channel from the system again, also one that
+        was taken over, unless `persist` is true.  Programs that have it open go on using it until they close it.
+
+        :param name: a slash and 1 to 255 bytes without another slash
+        :param capacity: how many bytes fit before senders wait, 64 or more; a message takes its size and 32, rounded
+            up to a multiple of 64
+        :param mode: permission bits, less those of the process's umask: 0o600 means nobody but this user
+        :param exist_ok: take over the channel that exists, with its messages, capacity and mode as they are
+        :param persist: leave the channel in the system
+        :raises ExistsError: if the name is taken and `exist_ok` is false
+        :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises CorruptError: if what has the name is no channel, or a broken one
+        :raises LimitError: if the shared-memory file system has no room, or the process no descriptor left
+        :raises ValueError: if an argument can't be right
+        """
+        check_range("capacity", capacity, _binding.CAPACITY_MIN, _binding.CAPACITY_MAX)
+        return cls(name, _files.create(name, capacity, check_mode(mode), exist_ok), remove=not persist)
+
+    @classmethod
+    def open(cls, name: str) -> Self:
+        """Open a channel that exists, whoever made it.
+
+        :param name: a slash and 1 to 255 bytes without another slash
+        :raises NotFoundError: if there is none of that name
+        :raises AccessError: if its mode and owner forbid it; it takes the right to read and to write
+        :raises CorruptError: if what has the name is no channel, or a broken one
+        :raises LimitError: if the process has no descriptor left, or 256 handles have it open
+        :raises ValueError: if the name can't be right
+        """
+        return cls(name, _files.find_files(name), remove=False)
+
+    def close(self) -> None:
+        """Close the handle.
+
+        Tasks that wait get `ClosedError`, every `async for` ends; what is reserved is given up, and what is
+        borrowed goes back.  The channel stays in the system, with its messages: leaving the `with` block removes it,
+        and so does `unlink`.  May be called again, and from a callback of the loop.
+        """
+        if not self._handle.closed:
+            try:
+                self._doorbells.close()
+                self._watch.remove(self)
+            finally:
+                self._leave()
+
+    def unlink(self) -> None:
+        """Remove the channel from the system.  Works on a closed handle too.
+
+        Its name is free at once; those that have it open, this handle as well, go on.  A
+        channel that somebody else has made under the name in the meantime is left alone.
+
+        :raises NotFoundError: if this channel is not to be found under its name any more
+        :raises AccessError: if it belongs to another user
+        """
+        _files.unlink(self.name, self._identity, self._id)
+
+    _remove_object = unlink
+
+    # Sending: see also send() of the base
+
+    async def _send(self, item: Buffer) -> None:
+        await self._sending.perform(self._attempt, self._try_send, _plain(item), True)
+
+    def send_nowait(self, item: Buffer) -> None:
+        """Send a message if there is room.  Parameters and exceptions are those of `send`, and
+
+        :raises WouldBlock: if there is none, or tasks wait for room already
+        """
+        self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
+
+    async def send_many(self, items: Iterable[Buffer]) -> None:
+        """Send messages, one after the other and no others in between, waiting for room for all of them.
+
+        Cancelled, it has sent none of them.  Exceptions are those of `send`, and
+
+        :raises MessageTooLongError: if together they take more room than there is
+        """
+        await self._sending.perform(self._attempt, self._try_send_many, [_plain(item) for item in items], True)
+
+    def send_many_nowait(self, items: Iterable[Buffer]) -> None:
+        """Send messages if there is room for all of them.  Parameters and exceptions are those of `send_many`, and
+
+        :raises WouldBlock: if there is not, or tasks wait for room already
+        """
+        self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
+
+    def reserve(self, nbytes: int) -> AsyncBlock:
+        """A block, for `async with`, in which a message of this size is written in place.
+
+        Entering it waits for room, and gives a memoryview of unsigned bytes, of whatever value.  The message is
+        published when the block ends well; if it raises, or the process dies, nobody ever sees it.  Until then it takes
+        up room, but messages that were sent later arrive.
+
+        Nothing that was made of the view, such as an array, may be left at the end of the block.
+
+        :param nbytes: how many bytes the message will have
+        :raises BufferError: at the end, if something else could still write to the message; it is not sent then
+        :raises MessageTooLongError: if it is more than `max_message_size`; this and the others on entering
+        :raises BrokenError: if the channel has been ended
+        :raises ClosedError: if the handle is closed, then or before the block has ended
+        :raises CorruptError: if what is in the shared memory can't be right
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        """
+        size = check_range("nbytes", nbytes, 0, sys.maxsize)
+        return AsyncBlock(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
+
+    def reserve_nowait(self, nbytes: int) -> Block:
+        """A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering
+
+        :raises WouldBlock: if there is no room, or tasks wait for it already
+        """
+        size = check_range("nbytes", nbytes, 0, sys.maxsize)
+        return Block(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
+
+    async def end(self) -> None:
+        """Send no more messages, here and everywhere: receivers get what there is, and then `EndOfStream`.
+
+        It comes after the tasks of this process that wait to send.  Done again, it has no effect.
+
+        :raises ClosedError: if the handle is closed, now or while it waits
+        :raises CorruptError: if what is in the shared memory can't be right
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        """
+        await self._sending.perform(self._attempt, self._try_end, True)
+
+    def end_nowait(self) -> None:
+        """Do so at once.  Exceptions are those of `end`, and
+
+        :raises WouldBlock: if another process is just about to send, or tasks wait for room
+        """
+        self._sending.perform_nowait(self._attempt, self._try_end, False)
+
+    async def send_eof(self) -> None:
+        """Do what `end` does."""
+        await self.end()
+
+    # Receiving: see also receive() of the base
+
+    async def _receive(self) -> bytes:
+        return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
+
+    async def _next(self) -> bytes:
+        try:
+            return await self._receive()
+        except (ClosedError, EndOfStream):
+            raise StopAsyncIteration from None
+
+    def receive_nowait(self) -> bytes:
+        """Receive the next message if there is one.  Exceptions are those of `receive`, and
+
+        :raises WouldBlock: if there is none, or tasks wait for messages already
+        """
+        return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive, False)
+
+    async def receive_many(self, max_messages: int) -> list[bytes]:
+        """Receive the next messages, as many as there are, waiting for the first.
+
+        Cancelled, it has taken none.  Exceptions are those of `receive`.
+
+        :param max_messages: how many to receive at most
+        """
+        count = check_range("max_messages", max_messages, 1, sys.maxsize)
+        return await self._receiving.perform(self._attempt_receiving, self._try_receive_many, count, True)
+
+    def receive_many_nowait(self, max_messages: int) -> list[bytes]:
+        """Receive the next messages if there are any.  Parameters and exceptions are those of `receive_many`, and
+
+        :raises WouldBlock: if there is none, or tasks wait for messages already
+        """
+        count = check_range("max_messages", max_messages, 1, sys.maxsize)
+        return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive_many, count, False)
+
+    def borrow(self) -> AsyncBlock:
+        """A block, for `async with`, in which the next message is read in place.
+
+        Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends
+        well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the
+        messages after it meanwhile.  Its room is free again when nothing is left that was made of the view, such as
+        an array.
+
+        :raises EndOfStream: if the channel has been ended, and all has been consumed; this and the others on entering
+        :raises ClosedError: if the handle is closed, then or before the block has ended
+        :raises CorruptError: if what is in the shared memory can't be right
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        """
+        return AsyncBlock(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
+
+    def borrow_nowait(self) -> Block:
+        """A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering
+
+        :raises WouldBlock: if there is no message, or tasks wait for one already
+        """
+        return Block(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
+
+    # Looking
+
+    def statistics(self) -> ChannelStatistics:
+        """What is in the channel, and who uses it.
+
+        :raises ClosedError: if the handle is closed
+        :raises CorruptError: if what is in the shared memory can't be right
+        """
+        self._handle.check()
+        found = self._look()
+        if isinstance(found, int):
+            raise self._error(found)
+        messages, size, senders, receivers, dead, ended = found
+        return ChannelStatistics(
+            messages=messages,
+            bytes=size,
+            capacity=self.capacity,
+            senders=senders,
+            receivers=receivers,
+            dead_peers=dead,
+            ended=ended,
+            tasks_waiting_send=self._sending.waiting,
+            tasks_waiting_receive=self._receiving.waiting,
+            owner=self._identity.st_uid,
+            group=self._identity.st_gid,
+            mode=self._identity.st_mode & 0o777,
+        )
+
+    # Within
+
+    def _attempt_receiving(self, attempt: Callable[..., int | _T], *args: object) -> _T:
+        try:
+            return self._attempt(attempt, *args)
+        except BrokenError:
+            raise EndOfStream(f"{self._handle.what} has been ended, and all has been consumed") from None
+
+    def _attempt(self, attempt: Callable[..., int | _T], *args: object) -> _T:
+        """What an attempt returns, or the exception that its number stands for."""
+        # Before it: whoever dies from now on is reported to those who wait.
+        self._watch.look()
+        if self._is_reaping:
+            self.reap_dead()
+        found = attempt(*args)
+        if isinstance(found, int) and found != _binding.OK:
+            raise self._error(found)
+        return found  # type: ignore[return-value]
+
+    def reap_dead(self) -> None:
+        """Clean up after peers that have died.  Not for use: it is done when it is needed."""
+        self._is_reaping = self._reap() == _binding.BUSY
+
+    def _error(self, result: int) -> Error:
+        what = self._handle.what
+        if result == _binding.ENDED:
+            return BrokenError(f"{what} has been ended: nothing more can be sent")
+        if result == _binding.TOO_LONG:
+            return MessageTooLongError(
+                f"too long for {what}: it takes messages of {self.max_message_size:,} bytes at most, and together no "
+                f"more than {self.capacity:,} bytes, with 32 for each and rounded up to a multiple of 64 (capacity, "
+                "fixed when the channel was created)"
+            )
+        if result == _binding.CORRUPT:
+            return CorruptError(errno.EUCLEAN, f"{self._fault} can't be right: somebody has overwritten it", self.name)
+        return WouldBlock(f"{what} is {'full' if result == _binding.FULL else 'empty or in use'}")
+
+
+class _Block:
+    """A block in which a message is written or read in place."""
+
+    def __init__(self, line: Direction, attempt: Callable[[bool], Loan]) -> None:
+        """Not for use: see `Channel.reserve` and `Channel.borrow`."""
+        self._line = line
+        self._attempt = attempt
+        self._loan: Loan | None = None
+        self._view: memoryview | None = None
+
+    def _enter(self, loan: Loan) -> memoryview:
+        self._loan = loan
+        self._view = memoryview(loan)
+        return self._view
+
+    def _exit(self, *, ends_well: bool) -> None:
+        loan, self._loan = self._loan, None
+        view, self._view = self._view, None
+        if loan is None or view is None:
+            return
+        with suppress(BufferError):  # arrays made of it: the loan knows
+            view.release()
+        del view
+        try:
+            if ends_well and not loan.end():
+                raise ClosedError("the channel was closed within the block")
+        finally:
+            loan.undo()
+
+
+class AsyncBlock(_Block, AbstractAsyncContextManager[memoryview, None]):
+    """A block in which a message is written or read in place, for `async with`."""
+
+    async def __aenter__(self) -> memoryview:
+        return self._enter(await self._line.perform(self._attempt, True))
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exit(ends_well=exc_type is None)
+
+
+class Block(_Block, AbstractContextManager[memoryview, None]):
+    """A block in which a message is written or read in place, for `with`."""
+
+    def __enter__(self) -> memoryview:
+        return self._enter(self._line.perform_nowait(self._attempt, False))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._exit(ends_well=exc_type is None)
+
+
+def _plain(item: Buffer) -> Buffer:
+    """Something whose bytes lie one after the other.
+
+    :raises TypeError: if it is not bytes-like
+    """
+    if isinstance(item, bytes):
+        return item
+    try:
+        view = memoryview(item)
+    except TypeError:
+        raise TypeError(f"a message must be bytes-like, not {type(item).__name__}") from None
+    return view if view.c_contiguous else view.tobytes()
