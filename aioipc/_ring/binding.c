@@ -81,7 +81,7 @@ static PyObject *
 result_of(enum ring_result result)
 {
     if (result == RING_SYSTEM)
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
     return PyLong_FromLong(result);
 }
 
@@ -191,20 +191,45 @@ copy(Ring *self, char *to, const char *from, size_t size)
     self->lent--;
 }
 
-/* A result of a try, after which the caller would have to wait. */
+/* Something to do with the ring, now or not at all.  RING_SYSTEM may come with a Python exception. */
+typedef enum ring_result (*operation)(Ring *self, void *request);
+
 static bool
 must_wait(enum ring_result result)
 {
     return result == RING_FULL || result == RING_EMPTY || result == RING_BUSY;
 }
 
+/* Try, and if the caller is to wait after that, once more with the doorbell armed. */
+static enum ring_result
+attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell)
+{
+    enum ring_result result = operation(self, request);
+    if (!waiting || !must_wait(result))
+        return result;
+    self->ring.waits = true;
+    ring_arm(&self->ring, bell);
+    result = operation(self, request);
+    self->ring.waits = false;
+    if (!must_wait(result))
+        ring_ring(&self->ring, bell);   /* what was emptied may have been meant for another sleeper */
+    return result;
+}
+
 /* Sending ------------------------------------------------------------------- */
 
-/* Send so many messages, all or none. */
+struct sending {
+    const Py_buffer *items;
+    Py_ssize_t count;
+};
+
+/* Send messages, all or none. */
 static enum ring_result
-send_all(Ring *self, const Py_buffer *items, Py_ssize_t count)
+send_all(Ring *self, void *request)
 {
     struct ring *ring = &self->ring;
+    const Py_buffer *items = ((struct sending *)request)->items;
+    Py_ssize_t count = ((struct sending *)request)->count;
     struct ring_loan few[1], *loans = few;
     uint64_t length = 0;
     for (Py_ssize_t i = 0; i < count; i++)
@@ -246,36 +271,22 @@ done:
     return result;
 }
 
-/* Try, and once more with the doorbell armed if the caller is to wait. */
-static enum ring_result
-send_or_arm(Ring *self, const Py_buffer *items, Py_ssize_t count, bool waiting)
-{
-    enum ring_result result = send_all(self, items, count);
-    if (!waiting || !must_wait(result))
-        return result;
-    self->ring.waits = true;
-    ring_arm(&self->ring, RING_ROOM);
-    result = send_all(self, items, count);
-    self->ring.waits = false;
-    if (!must_wait(result))
-        ring_ring(&self->ring, RING_ROOM);
-    return result;
-}
-
 static PyObject *
 attempt_send(PyObject *owner, PyObject *item)
 {
-    Ring *self = (Ring *)owner;
     Py_buffer view;
+    struct sending request = {&view, 1};
+    enum ring_result result;
     if (PyBytes_CheckExact(item)) {
         view.buf = PyBytes_AS_STRING(item);
         view.len = PyBytes_GET_SIZE(item);
-        return send_all(self, &view, 1) == RING_OK ? Py_NewRef(Py_None) : NULL;
+        result = send_all((Ring *)owner, &request);
+    } else {
+        if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0)
+            return NULL;
+        result = send_all((Ring *)owner, &request);
+        PyBuffer_Release(&view);
     }
-    if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0)
-        return NULL;
-    enum ring_result result = send_all(self, &view, 1);
-    PyBuffer_Release(&view);
     return result == RING_OK ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -300,7 +311,8 @@ Ring_try_send(Ring *self, PyObject *args)
     int waiting;
     if (!PyArg_ParseTuple(args, "y*p:try_send", &view, &waiting))
         return NULL;
-    enum ring_result result = send_or_arm(self, &view, 1, waiting);
+    struct sending request = {&view, 1};
+    enum ring_result result = attempt(self, send_all, &request, waiting, RING_ROOM);
     PyBuffer_Release(&view);
     return result_of(result);
 }
@@ -320,7 +332,8 @@ Ring_try_send_many(Ring *self, PyObject *args)
     for (; got < count && got < PyList_GET_SIZE(items); got++)
         if (PyObject_GetBuffer(PyList_GET_ITEM(items, got), &views[got], PyBUF_SIMPLE) < 0)
             goto done;
-    result = result_of(send_or_arm(self, views, got, waiting));
+    struct sending request = {views, got};
+    result = result_of(attempt(self, send_all, &request, waiting, RING_ROOM));
 done:
     while (got > 0)
         PyBuffer_Release(&views[--got]);
@@ -328,16 +341,18 @@ done:
     return result;
 }
 
+/* The loan says how large. */
 static enum ring_result
-reserve(Ring *self, uint64_t size, struct ring_loan *loan)
+reserve(Ring *self, void *request)
 {
     struct ring *ring = &self->ring;
+    struct ring_loan *loan = request;
     enum ring_result result = ring_lock_send(ring);
     if (result != RING_OK)
         return result;
-    result = ring_make_room(ring, ring_length(size));
+    result = ring_make_room(ring, ring_length(loan->size));
     if (result == RING_OK) {
-        ring_allocate(ring, size, RING_RESERVED, loan);
+        ring_allocate(ring, loan->size, RING_RESERVED, loan);
         ring_publish(ring);
     }
     ring_unlock_send(ring);
@@ -347,20 +362,12 @@ reserve(Ring *self, uint64_t size, struct ring_loan *loan)
 static PyObject *
 Ring_try_reserve(Ring *self, PyObject *args)
 {
-    struct ring_loan loan;
     Py_ssize_t size;
     int waiting;
     if (!PyArg_ParseTuple(args, "np:try_reserve", &size, &waiting))
         return NULL;
-    enum ring_result result = reserve(self, (uint64_t)size, &loan);
-    if (waiting && must_wait(result)) {
-        self->ring.waits = true;
-        ring_arm(&self->ring, RING_ROOM);
-        result = reserve(self, (uint64_t)size, &loan);
-        self->ring.waits = false;
-        if (!must_wait(result))
-            ring_ring(&self->ring, RING_ROOM);
-    }
+    struct ring_loan loan = {.size = (uint64_t)size};
+    enum ring_result result = attempt(self, reserve, &loan, waiting, RING_ROOM);
     if (result != RING_OK)
         return result_of(result);
     PyObject *made = new_loan(self, &loan, true);
@@ -369,25 +376,37 @@ Ring_try_reserve(Ring *self, PyObject *args)
     return made;
 }
 
+static enum ring_result
+end(Ring *self, void *Py_UNUSED(request))
+{
+    return ring_end(&self->ring);
+}
+
 static PyObject *
 Ring_try_end(Ring *self, PyObject *args)
 {
     int waiting;
     if (!PyArg_ParseTuple(args, "p:try_end", &waiting))
         return NULL;
-    enum ring_result result = ring_end(&self->ring);
-    if (waiting && must_wait(result)) {
-        self->ring.waits = true;
-        ring_arm(&self->ring, RING_ROOM);
-        result = ring_end(&self->ring);
-        self->ring.waits = false;
-        if (!must_wait(result))
-            ring_ring(&self->ring, RING_ROOM);
-    }
-    return result_of(result);
+    return result_of(attempt(self, end, NULL, waiting, RING_ROOM));
 }
 
 /* Receiving ----------------------------------------------------------------- */
+
+static bool
+loan_is_short(enum ring_result result, const struct ring_loan *loan)
+{
+    return result == RING_OK && loan->size <= RING_SMALL;
+}
+
+/* Put a message, if there is one, at the end of a list.  Steals it. */
+static bool
+append(PyObject *messages, PyObject *message)
+{
+    bool is_done = message != NULL && PyList_Append(messages, message) == 0;
+    Py_XDECREF(message);
+    return is_done;
+}
 
 /* Receive a long message that was borrowed. */
 static PyObject *
@@ -405,77 +424,93 @@ take_borrowed(Ring *self, const struct ring_loan *loan)
     return message;
 }
 
-/* The next message.  NULL without an exception: see result. */
-static PyObject *
-receive(Ring *self, enum ring_result *result)
+/* Receive the next message. */
+static enum ring_result
+receive_one(Ring *self, void *request)
 {
     struct ring *ring = &self->ring;
     struct ring_loan loan;
     PyObject *message = NULL;
-    *result = ring_lock_receive(ring);
-    if (*result != RING_OK)
-        return NULL;
-    *result = ring_find(ring, &loan);
-    bool is_short = *result == RING_OK && loan.size <= RING_SMALL;
+    enum ring_result result = ring_lock_receive(ring);
+    if (result != RING_OK)
+        return result;
+    result = ring_find(ring, &loan);
+    bool is_short = loan_is_short(result, &loan);
     if (is_short) {
         message = PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size);
         if (message != NULL)
             ring_consume(ring, &loan);
-    } else if (*result == RING_OK)
+    } else if (result == RING_OK)
         ring_borrow(ring, &loan);
     ring_unlock_receive(ring);
     if (message != NULL)
         ring_wake_senders(ring);
-    else if (*result == RING_OK && !is_short)
+    else if (result == RING_OK && !is_short)
         message = take_borrowed(self, &loan);
-    return message;
+    *(PyObject **)request = message;
+    return result == RING_OK && message == NULL ? RING_SYSTEM : result;
 }
 
-/* The next messages, up to so many: as many as one lock gives. */
-static int
-receive_some(Ring *self, PyObject *messages, Py_ssize_t count, enum ring_result *result)
+struct receiving {
+    PyObject *messages;     /* a list */
+    Py_ssize_t count;       /* how many there may be */
+};
+
+/* Receive messages, as many as one lock gives. */
+static enum ring_result
+receive_some(Ring *self, struct receiving *request)
 {
     struct ring *ring = &self->ring;
     struct ring_loan loan;
     uint64_t bytes = 0;
     bool is_borrowed = false;
-    int outcome = 0;
-    *result = ring_lock_receive(ring);
-    if (*result != RING_OK)
-        return 0;
-    for (Py_ssize_t i = 0; i < count && bytes < BATCH; i++) {
-        *result = ring_find(ring, &loan);
-        if (*result != RING_OK)
+    enum ring_result result = ring_lock_receive(ring);
+    if (result != RING_OK)
+        return result;
+    while (PyList_GET_SIZE(request->messages) < request->count && bytes < BATCH) {
+        result = ring_find(ring, &loan);
+        if (result != RING_OK)
             break;
-        if (loan.size > RING_SMALL) {
+        if (!loan_is_short(result, &loan)) {
             ring_borrow(ring, &loan);
             is_borrowed = true;
             break;
         }
-        PyObject *message = PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size);
-        outcome = message == NULL ? -1 : PyList_Append(messages, message);
-        Py_XDECREF(message);
-        if (outcome < 0)
+        if (!append(request->messages, PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size))) {
+            result = RING_SYSTEM;
             break;
+        }
         ring_consume(ring, &loan);
         bytes += ring_length(loan.size);
     }
     ring_unlock_receive(ring);
     if (bytes > 0)
         ring_wake_senders(ring);
-    if (is_borrowed) {
-        PyObject *message = take_borrowed(self, &loan);
-        outcome = message == NULL ? -1 : PyList_Append(messages, message);
-        Py_XDECREF(message);
-    }
-    return outcome;
+    if (is_borrowed && !append(request->messages, take_borrowed(self, &loan)))
+        result = RING_SYSTEM;
+    return result;
+}
+
+/* Receive messages until there are no more, or as many as may be. */
+static enum ring_result
+receive_many(Ring *self, void *argument)
+{
+    struct receiving *request = argument;
+    enum ring_result result = RING_OK;
+    while (result == RING_OK && PyList_GET_SIZE(request->messages) < request->count && !self->is_closed)
+        result = receive_some(self, request);
+    if (PyList_GET_SIZE(request->messages) == 0)
+        return result;
+    PyErr_Clear();  /* what was received is delivered */
+    return RING_OK;
 }
 
 static PyObject *
 attempt_receive(PyObject *owner, PyObject *Py_UNUSED(argument))
 {
-    enum ring_result result;
-    return receive((Ring *)owner, &result);
+    PyObject *message = NULL;
+    receive_one((Ring *)owner, &message);
+    return message;
 }
 
 static PyObject *
@@ -509,61 +544,32 @@ static PyObject *
 Ring_try_receive(Ring *self, PyObject *args)
 {
     int waiting;
-    enum ring_result result;
+    PyObject *message = NULL;
     if (!PyArg_ParseTuple(args, "p:try_receive", &waiting))
         return NULL;
-    PyObject *message = receive(self, &result);
-    if (message == NULL && waiting && must_wait(result)) {
-        self->ring.waits = true;
-        ring_arm(&self->ring, RING_MESSAGES);
-        message = receive(self, &result);
-        self->ring.waits = false;
-        if (!must_wait(result))
-            ring_ring(&self->ring, RING_MESSAGES);
-    }
-    return message != NULL || PyErr_Occurred() ? message : result_of(result);
+    enum ring_result result = attempt(self, receive_one, &message, waiting, RING_MESSAGES);
+    return result == RING_OK ? message : result_of(result);
 }
 
 static PyObject *
 Ring_try_receive_many(Ring *self, PyObject *args)
 {
-    Py_ssize_t count;
+    struct receiving request;
     int waiting;
-    enum ring_result result = RING_OK;
-    if (!PyArg_ParseTuple(args, "np:try_receive_many", &count, &waiting))
+    if (!PyArg_ParseTuple(args, "np:try_receive_many", &request.count, &waiting))
         return NULL;
-    PyObject *messages = PyList_New(0);
-    if (messages == NULL)
+    request.messages = PyList_New(0);
+    if (request.messages == NULL)
         return NULL;
-    bool armed = false;
-    for (;;) {
-        int outcome = receive_some(self, messages, count - PyList_GET_SIZE(messages), &result);
-        Py_ssize_t got = PyList_GET_SIZE(messages);
-        if (outcome < 0 && got == 0)
-            break;
-        if (outcome < 0)
-            PyErr_Clear();  /* what was received is delivered */
-        if (got > 0 && (outcome < 0 || got == count || result != RING_OK || self->is_closed))
-            break;
-        if (got == 0 && (!must_wait(result) || !waiting || armed))
-            break;
-        if (got == 0) {
-            armed = true;
-            self->ring.waits = true;
-            ring_arm(&self->ring, RING_MESSAGES);
-        }
-    }
-    self->ring.waits = false;
-    if (armed && (PyList_GET_SIZE(messages) > 0 || !must_wait(result)))
-        ring_ring(&self->ring, RING_MESSAGES);
-    if (PyList_GET_SIZE(messages) > 0)
-        return messages;
-    Py_DECREF(messages);
-    return PyErr_Occurred() ? NULL : result_of(result);
+    enum ring_result result = attempt(self, receive_many, &request, waiting, RING_MESSAGES);
+    if (result == RING_OK)
+        return request.messages;
+    Py_DECREF(request.messages);
+    return result_of(result);
 }
 
 static enum ring_result
-borrow(Ring *self, struct ring_loan *loan)
+borrow(Ring *self, void *loan)
 {
     struct ring *ring = &self->ring;
     enum ring_result result = ring_lock_receive(ring);
@@ -583,15 +589,7 @@ Ring_try_borrow(Ring *self, PyObject *args)
     int waiting;
     if (!PyArg_ParseTuple(args, "p:try_borrow", &waiting))
         return NULL;
-    enum ring_result result = borrow(self, &loan);
-    if (waiting && must_wait(result)) {
-        self->ring.waits = true;
-        ring_arm(&self->ring, RING_MESSAGES);
-        result = borrow(self, &loan);
-        self->ring.waits = false;
-        if (!must_wait(result))
-            ring_ring(&self->ring, RING_MESSAGES);
-    }
+    enum ring_result result = attempt(self, borrow, &loan, waiting, RING_MESSAGES);
     if (result != RING_OK)
         return result_of(result);
     PyObject *made = new_loan(self, &loan, false);
