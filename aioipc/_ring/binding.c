@@ -15,11 +15,8 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
-/* Messages are copied under one lock up to so many bytes together. */
-#define BATCH (64 * 1024)
-
-static const struct immediate_api *immediate;
-static PyObject *str_send, *str_receive, *str_next;     /* the methods of the slow path */
+const struct immediate_api *immediate;
+PyObject *str_send, *str_receive, *str_next;
 static Ring *rings;     /* all that have joined */
 
 bool
@@ -77,7 +74,7 @@ take_back(Ring *self)
 
 /* Lifetime ------------------------------------------------------------------ */
 
-static PyObject *
+PyObject *
 result_of(enum ring_result result)
 {
     if (result == RING_SYSTEM)
@@ -174,11 +171,11 @@ Ring_dealloc(Ring *self)
     type->tp_free((PyObject *)self);
 }
 
-/* Copying ------------------------------------------------------------------- */
+/* Doing ---------------------------------------------------------------------- */
 
 /* Copy a message for which nobody holds a lock.  Others may run meanwhile, and close this. */
-static void
-copy(Ring *self, char *to, const char *from, size_t size)
+void
+copy_message(Ring *self, char *to, const char *from, size_t size)
 {
     if (size < LONG_COPY) {
         memcpy(to, from, size);
@@ -191,9 +188,6 @@ copy(Ring *self, char *to, const char *from, size_t size)
     self->lent--;
 }
 
-/* Something to do with the ring, now or not at all.  RING_SYSTEM may come with a Python exception. */
-typedef enum ring_result (*operation)(Ring *self, void *request);
-
 static bool
 must_wait(enum ring_result result)
 {
@@ -201,7 +195,7 @@ must_wait(enum ring_result result)
 }
 
 /* Try, and if the caller is to wait after that, once more with the doorbell armed. */
-static enum ring_result
+enum ring_result
 attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell)
 {
     enum ring_result result = operation(self, request);
@@ -214,388 +208,6 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
     if (!must_wait(result))
         ring_ring(&self->ring, bell);   /* what was emptied may have been meant for another sleeper */
     return result;
-}
-
-/* Sending ------------------------------------------------------------------- */
-
-struct sending {
-    const Py_buffer *items;
-    Py_ssize_t count;
-};
-
-/* Send messages, all or none. */
-static enum ring_result
-send_all(Ring *self, void *request)
-{
-    struct ring *ring = &self->ring;
-    const Py_buffer *items = ((struct sending *)request)->items;
-    Py_ssize_t count = ((struct sending *)request)->count;
-    struct ring_loan few[1], *loans = few;
-    uint64_t length = 0;
-    for (Py_ssize_t i = 0; i < count; i++)
-        length += ring_length((uint64_t)items[i].len);
-    bool is_short = length <= (count == 1 ? RING_SMALL : BATCH);
-    if (!is_short && count > 1 && (loans = PyMem_New(struct ring_loan, count)) == NULL) {
-        errno = ENOMEM;
-        return RING_SYSTEM;
-    }
-    enum ring_result result = ring_lock_send(ring);
-    if (result != RING_OK)
-        goto done;
-    result = ring_make_room(ring, length);
-    if (result == RING_OK) {
-        for (Py_ssize_t i = 0; i < count; i++) {
-            struct ring_loan *loan = is_short ? few : &loans[i];
-            ring_allocate(ring, (uint64_t)items[i].len, is_short ? RING_READY : RING_RESERVED, loan);
-            if (is_short)
-                memcpy(loan->data, items[i].buf, (size_t)items[i].len);
-        }
-        ring_publish(ring);
-    }
-    ring_unlock_send(ring);
-    if (result != RING_OK)
-        goto done;
-    if (is_short)
-        ring_wake_receivers(ring);
-    else {
-        self->lent++;
-        for (Py_ssize_t i = 0; i < count; i++) {
-            copy(self, loans[i].data, items[i].buf, (size_t)items[i].len);
-            ring_commit(ring, &loans[i]);
-        }
-        take_back(self);
-    }
-done:
-    if (loans != few)
-        PyMem_Free(loans);
-    return result;
-}
-
-static PyObject *
-attempt_send(PyObject *owner, PyObject *item)
-{
-    Py_buffer view;
-    struct sending request = {&view, 1};
-    enum ring_result result;
-    if (PyBytes_CheckExact(item)) {
-        view.buf = PyBytes_AS_STRING(item);
-        view.len = PyBytes_GET_SIZE(item);
-        result = send_all((Ring *)owner, &request);
-    } else {
-        if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0)
-            return NULL;
-        result = send_all((Ring *)owner, &request);
-        PyBuffer_Release(&view);
-    }
-    return result == RING_OK ? Py_NewRef(Py_None) : NULL;
-}
-
-static PyObject *
-perform_send(PyObject *owner, PyObject *item)
-{
-    return PyObject_CallMethodOneArg(owner, str_send, item);
-}
-
-static const struct immediate_kind send_kind = {"send()", attempt_send, perform_send};
-
-static PyObject *
-Ring_send(Ring *self, PyObject *item)
-{
-    return immediate->make(&send_kind, (PyObject *)self, &self->sending, item);
-}
-
-static PyObject *
-Ring_try_send(Ring *self, PyObject *args)
-{
-    Py_buffer view;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "y*p:try_send", &view, &waiting))
-        return NULL;
-    struct sending request = {&view, 1};
-    enum ring_result result = attempt(self, send_all, &request, waiting, RING_ROOM);
-    PyBuffer_Release(&view);
-    return result_of(result);
-}
-
-static PyObject *
-Ring_try_send_many(Ring *self, PyObject *args)
-{
-    PyObject *items;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "O!p:try_send_many", &PyList_Type, &items, &waiting))
-        return NULL;
-    Py_ssize_t count = PyList_GET_SIZE(items), got = 0;
-    Py_buffer *views = PyMem_New(Py_buffer, count);
-    if (views == NULL)
-        return PyErr_NoMemory();
-    PyObject *result = NULL;
-    for (; got < count && got < PyList_GET_SIZE(items); got++)
-        if (PyObject_GetBuffer(PyList_GET_ITEM(items, got), &views[got], PyBUF_SIMPLE) < 0)
-            goto done;
-    struct sending request = {views, got};
-    result = result_of(attempt(self, send_all, &request, waiting, RING_ROOM));
-done:
-    while (got > 0)
-        PyBuffer_Release(&views[--got]);
-    PyMem_Free(views);
-    return result;
-}
-
-/* The loan says how large. */
-static enum ring_result
-reserve(Ring *self, void *request)
-{
-    struct ring *ring = &self->ring;
-    struct ring_loan *loan = request;
-    enum ring_result result = ring_lock_send(ring);
-    if (result != RING_OK)
-        return result;
-    result = ring_make_room(ring, ring_length(loan->size));
-    if (result == RING_OK) {
-        ring_allocate(ring, loan->size, RING_RESERVED, loan);
-        ring_publish(ring);
-    }
-    ring_unlock_send(ring);
-    return result;
-}
-
-static PyObject *
-Ring_try_reserve(Ring *self, PyObject *args)
-{
-    Py_ssize_t size;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "np:try_reserve", &size, &waiting))
-        return NULL;
-    struct ring_loan loan = {.size = (uint64_t)size};
-    enum ring_result result = attempt(self, reserve, &loan, waiting, RING_ROOM);
-    if (result != RING_OK)
-        return result_of(result);
-    PyObject *made = new_loan(self, &loan, true);
-    if (made == NULL)
-        ring_abort(&self->ring, &loan);
-    return made;
-}
-
-static enum ring_result
-end(Ring *self, void *Py_UNUSED(request))
-{
-    return ring_end(&self->ring);
-}
-
-static PyObject *
-Ring_try_end(Ring *self, PyObject *args)
-{
-    int waiting;
-    if (!PyArg_ParseTuple(args, "p:try_end", &waiting))
-        return NULL;
-    return result_of(attempt(self, end, NULL, waiting, RING_ROOM));
-}
-
-/* Receiving ----------------------------------------------------------------- */
-
-static bool
-loan_is_short(enum ring_result result, const struct ring_loan *loan)
-{
-    return result == RING_OK && loan->size <= RING_SMALL;
-}
-
-/* Put a message, if there is one, at the end of a list.  Steals it. */
-static bool
-append(PyObject *messages, PyObject *message)
-{
-    bool is_done = message != NULL && PyList_Append(messages, message) == 0;
-    Py_XDECREF(message);
-    return is_done;
-}
-
-/* Receive a long message that was borrowed. */
-static PyObject *
-take_borrowed(Ring *self, const struct ring_loan *loan)
-{
-    PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)loan->size);
-    if (message == NULL) {
-        ring_return(&self->ring, loan);
-        return NULL;
-    }
-    self->lent++;
-    copy(self, PyBytes_AS_STRING(message), loan->data, (size_t)loan->size);
-    ring_finish(&self->ring, loan);
-    take_back(self);
-    return message;
-}
-
-/* Receive the next message. */
-static enum ring_result
-receive_one(Ring *self, void *request)
-{
-    struct ring *ring = &self->ring;
-    struct ring_loan loan;
-    PyObject *message = NULL;
-    enum ring_result result = ring_lock_receive(ring);
-    if (result != RING_OK)
-        return result;
-    result = ring_find(ring, &loan);
-    bool is_short = loan_is_short(result, &loan);
-    if (is_short) {
-        message = PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size);
-        if (message != NULL)
-            ring_consume(ring, &loan);
-    } else if (result == RING_OK)
-        ring_borrow(ring, &loan);
-    ring_unlock_receive(ring);
-    if (message != NULL)
-        ring_wake_senders(ring);
-    else if (result == RING_OK && !is_short)
-        message = take_borrowed(self, &loan);
-    *(PyObject **)request = message;
-    return result == RING_OK && message == NULL ? RING_SYSTEM : result;
-}
-
-struct receiving {
-    PyObject *messages;     /* a list */
-    Py_ssize_t count;       /* how many there may be */
-};
-
-/* Receive messages, as many as one lock gives. */
-static enum ring_result
-receive_some(Ring *self, struct receiving *request)
-{
-    struct ring *ring = &self->ring;
-    struct ring_loan loan;
-    uint64_t bytes = 0;
-    bool is_borrowed = false;
-    enum ring_result result = ring_lock_receive(ring);
-    if (result != RING_OK)
-        return result;
-    while (PyList_GET_SIZE(request->messages) < request->count && bytes < BATCH) {
-        result = ring_find(ring, &loan);
-        if (result != RING_OK)
-            break;
-        if (!loan_is_short(result, &loan)) {
-            ring_borrow(ring, &loan);
-            is_borrowed = true;
-            break;
-        }
-        if (!append(request->messages, PyBytes_FromStringAndSize(loan.data, (Py_ssize_t)loan.size))) {
-            result = RING_SYSTEM;
-            break;
-        }
-        ring_consume(ring, &loan);
-        bytes += ring_length(loan.size);
-    }
-    ring_unlock_receive(ring);
-    if (bytes > 0)
-        ring_wake_senders(ring);
-    if (is_borrowed && !append(request->messages, take_borrowed(self, &loan)))
-        result = RING_SYSTEM;
-    return result;
-}
-
-/* Receive messages until there are no more, or as many as may be. */
-static enum ring_result
-receive_many(Ring *self, void *argument)
-{
-    struct receiving *request = argument;
-    enum ring_result result = RING_OK;
-    while (result == RING_OK && PyList_GET_SIZE(request->messages) < request->count && !self->is_closed)
-        result = receive_some(self, request);
-    if (PyList_GET_SIZE(request->messages) == 0)
-        return result;
-    PyErr_Clear();  /* what was received is delivered */
-    return RING_OK;
-}
-
-static PyObject *
-attempt_receive(PyObject *owner, PyObject *Py_UNUSED(argument))
-{
-    PyObject *message = NULL;
-    receive_one((Ring *)owner, &message);
-    return message;
-}
-
-static PyObject *
-perform_receive(PyObject *owner, PyObject *Py_UNUSED(argument))
-{
-    return PyObject_CallMethodNoArgs(owner, str_receive);
-}
-
-static PyObject *
-perform_next(PyObject *owner, PyObject *Py_UNUSED(argument))
-{
-    return PyObject_CallMethodNoArgs(owner, str_next);
-}
-
-static const struct immediate_kind receive_kind = {"receive()", attempt_receive, perform_receive};
-static const struct immediate_kind next_kind = {"__anext__()", attempt_receive, perform_next};
-
-static PyObject *
-Ring_receive(Ring *self, PyObject *Py_UNUSED(ignored))
-{
-    return immediate->make(&receive_kind, (PyObject *)self, &self->receiving, NULL);
-}
-
-static PyObject *
-Ring_anext(Ring *self)
-{
-    return immediate->make(&next_kind, (PyObject *)self, &self->receiving, NULL);
-}
-
-static PyObject *
-Ring_try_receive(Ring *self, PyObject *args)
-{
-    int waiting;
-    PyObject *message = NULL;
-    if (!PyArg_ParseTuple(args, "p:try_receive", &waiting))
-        return NULL;
-    enum ring_result result = attempt(self, receive_one, &message, waiting, RING_MESSAGES);
-    return result == RING_OK ? message : result_of(result);
-}
-
-static PyObject *
-Ring_try_receive_many(Ring *self, PyObject *args)
-{
-    struct receiving request;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "np:try_receive_many", &request.count, &waiting))
-        return NULL;
-    request.messages = PyList_New(0);
-    if (request.messages == NULL)
-        return NULL;
-    enum ring_result result = attempt(self, receive_many, &request, waiting, RING_MESSAGES);
-    if (result == RING_OK)
-        return request.messages;
-    Py_DECREF(request.messages);
-    return result_of(result);
-}
-
-static enum ring_result
-borrow(Ring *self, void *loan)
-{
-    struct ring *ring = &self->ring;
-    enum ring_result result = ring_lock_receive(ring);
-    if (result != RING_OK)
-        return result;
-    result = ring_find(ring, loan);
-    if (result == RING_OK)
-        ring_borrow(ring, loan);
-    ring_unlock_receive(ring);
-    return result;
-}
-
-static PyObject *
-Ring_try_borrow(Ring *self, PyObject *args)
-{
-    struct ring_loan loan;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "p:try_borrow", &waiting))
-        return NULL;
-    enum ring_result result = attempt(self, borrow, &loan, waiting, RING_MESSAGES);
-    if (result != RING_OK)
-        return result_of(result);
-    PyObject *made = new_loan(self, &loan, false);
-    if (made == NULL)
-        ring_return(&self->ring, &loan);
-    return made;
 }
 
 /* Looking ------------------------------------------------------------------- */

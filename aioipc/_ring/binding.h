@@ -1,4 +1,5 @@
-/* What the two files of the binding share: the peer (binding.c) and what it lends (loan.c). */
+/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c) and
+ * what it lends (loan.c). */
 #ifndef AIOIPC_RING_BINDING_H
 #define AIOIPC_RING_BINDING_H
 
@@ -7,6 +8,9 @@
 
 /* From so many bytes on a copy is made without the GIL: it takes longer than to get that back. */
 #define LONG_COPY (256 * 1024)
+
+/* Messages are copied under one lock up to so many bytes together. */
+#define BATCH (64 * 1024)
 
 typedef struct Loan Loan;
 
@@ -31,6 +35,8 @@ typedef struct Ring {
 } Ring;
 
 extern PyTypeObject Loan_type;
+extern const struct immediate_api *immediate;
+extern PyObject *str_send, *str_receive, *str_next;     /* the methods of the slow path */
 
 /* Whether the ring is this process's, and not that of the parent from which it was forked. */
 bool is_own(const Ring *self);
@@ -42,5 +48,29 @@ PyObject *new_loan(Ring *ring, const struct ring_loan *loan, bool is_written);
 
 /* The ring is closed: end those blocks. */
 void recall_loans(Ring *ring);
+
+/* Something to do with the ring, now or not at all.  RING_SYSTEM may come with a Python exception. */
+typedef enum ring_result (*operation)(Ring *self, void *request);
+
+/* Try, and if the caller is to wait after that, once more with the doorbell armed. */
+enum ring_result attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell);
+
+/* The result as a number, or an exception. */
+PyObject *result_of(enum ring_result result);
+
+/* Copy a message for which nobody holds a lock.  Others may run meanwhile, and close the ring. */
+void copy_message(Ring *self, char *to, const char *from, size_t size);
+
+/* The methods of Ring. */
+PyObject *Ring_send(Ring *self, PyObject *item);
+PyObject *Ring_try_send(Ring *self, PyObject *args);
+PyObject *Ring_try_send_many(Ring *self, PyObject *args);
+PyObject *Ring_try_reserve(Ring *self, PyObject *args);
+PyObject *Ring_try_end(Ring *self, PyObject *args);
+PyObject *Ring_receive(Ring *self, PyObject *ignored);
+PyObject *Ring_anext(Ring *self);
+PyObject *Ring_try_receive(Ring *self, PyObject *args);
+PyObject *Ring_try_receive_many(Ring *self, PyObject *args);
+PyObject *Ring_try_borrow(Ring *self, PyObject *args);
 
 #endif
