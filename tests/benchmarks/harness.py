@@ -78,6 +78,26 @@ def report(title: str, bound: float, rounds: int, baseline: Measure, candidates:
         )
 
 
+def report_speed(title: str, at_least: float, rounds: int, baseline: Measure, candidates: dict[str, Measure]) -> None:
+    """Measure in turn, print how many times as fast as the baseline each candidate is."""
+    times: dict[str, list[float]] = {name: [] for name in ("baseline", *candidates)}
+    for _ in range(rounds):
+        times["baseline"].append(baseline())
+        for name, measure in candidates.items():
+            times[name].append(measure())
+    base = statistics.median(times["baseline"])
+    for name in candidates:
+        own = statistics.median(times[name])
+        if base / own < at_least:
+            MISSED.append(name)
+        ratios = [a / b for a, b in zip(times["baseline"], times[name], strict=True)]
+        print(
+            f"{title + ', ' + name:<58} {base / own:5.1f} times as fast (bound {at_least}, "
+            f"rounds {min(ratios):.1f} to {max(ratios):.1f}; {own * 1e6:.2f} us against {base * 1e6:.2f} us)",
+            flush=True,
+        )
+
+
 def report_idle(loop: str, processor_seconds: float) -> None:
     """Print what ten seconds of waiting took of the processor."""
     if processor_seconds > 0.01:
