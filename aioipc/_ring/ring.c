@@ -302,8 +302,9 @@ heed_rewind(struct ring *ring)
         return RING_OK;
     if (rewind % RING_UNIT != 0 || rewind > atomic_load_explicit(&header->tail, memory_order_acquire))
         return ring_fault(ring, "the position to go back to");
-    if (rewind < ring->next && rewind >= ring->head)
-        ring->next = rewind;
+    /* It is the lowest of several, and may be of a message that was taken before it was written. */
+    if (rewind < ring->next)
+        ring->next = rewind < ring->head ? ring->head : rewind;
     /* next first: who dies in between leaves both. */
     atomic_store_explicit(&header->next, ring->next, memory_order_release);
     atomic_compare_exchange_strong_explicit(&header->rewind, &rewind, RING_NOWHERE, memory_order_acq_rel,
