@@ -158,8 +158,14 @@ ring_bury(struct ring *ring, uint32_t slot)
     if (!set_lock(ring->lock_file, slot, F_WRLCK))
         return RING_FULL;
     enum ring_result result = RING_OK;
-    if (atomic_load_explicit(&ring->memory.header->peer[slot].state, memory_order_acquire) != RING_FREE)
+    struct ring_header *header = ring->memory.header;
+    if (atomic_load_explicit(&header->peer[slot].state, memory_order_acquire) != RING_FREE)
         result = clean(ring, slot);
+    else {
+        /* Nobody is there, so nobody holds a lock: what says otherwise was written by mistake. */
+        free_lock(&header->send_lock, slot);
+        free_lock(&header->receive_lock, slot);
+    }
     set_lock(ring->lock_file, slot, F_UNLCK);
     return result;
 }
