@@ -169,12 +169,17 @@ ring_make_room(struct ring *ring, uint64_t length)
     if (length > capacity)
         return RING_TOO_LONG;
     /* head may have moved on since it was seen, and could move on if somebody swept. */
-    uint64_t tail;
-    if (ring->end - ring->head + length <= capacity)
+    uint64_t tail, most = capacity - length;
+    if (ring->end - ring->head <= most)
         return RING_OK;
     enum ring_result result = ring_bounds(ring, &ring->head, &tail);
-    if (result != RING_OK || tail - ring->head + length <= capacity)
+    if (result != RING_OK)
         return result;
+    /* From here on end: it is the tail, and what was allocated and not published yet. */
+    if (ring->end - ring->head > capacity)
+        return ring_fault(ring, "the positions of its records");
+    if (ring->end - ring->head <= most)
+        return RING_OK;
     result = ring_lock(ring, &header->receive_lock);
     if (result != RING_OK)
         return result;
@@ -182,7 +187,7 @@ ring_make_room(struct ring *ring, uint64_t length)
     if (result == RING_OK)
         result = sweep(ring, &ring->head, tail);
     ring_unlock(ring, &header->receive_lock);
-    if (result == RING_OK && tail - ring->head + length > capacity)
+    if (result == RING_OK && ring->end - ring->head > most)
         result = RING_FULL;
     return result;
 }
