@@ -125,13 +125,14 @@ undo(struct ring *ring, uint32_t slot)
     return result;
 }
 
-static void
+static bool
 free_lock(_Atomic uint32_t *lock, uint32_t slot)
 {
     uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
-    while ((holder & ~RING_CONTENDED) == slot + 1
-           && !atomic_compare_exchange_weak_explicit(lock, &holder, 0, memory_order_acq_rel, memory_order_relaxed))
-        ;
+    while ((holder & ~RING_CONTENDED) == slot + 1)
+        if (atomic_compare_exchange_weak_explicit(lock, &holder, 0, memory_order_acq_rel, memory_order_relaxed))
+            return true;
+    return false;
 }
 
 /* Clean up after a dead peer whose byte is locked by this one. */
@@ -139,11 +140,13 @@ static enum ring_result
 clean(struct ring *ring, uint32_t slot)
 {
     struct ring_header *header = ring->memory.header;
-    free_lock(&header->send_lock, slot);
-    free_lock(&header->receive_lock, slot);
+    bool freed = free_lock(&header->send_lock, slot);
+    freed |= free_lock(&header->receive_lock, slot);
     enum ring_result result = undo(ring, slot);
-    /* Also if that is not all: those who wait for the lock are to look for themselves. */
-    ring_both(ring);
+    /* Also if that is not all: those who wait for the lock are to look for themselves.  But not if nothing was done:
+     * who tries once more whenever a bell rings would never sleep. */
+    if (freed || result != RING_BUSY)
+        ring_both(ring);
     if (result == RING_OK) {
         atomic_fetch_add_explicit(&header->dead, 1, memory_order_relaxed);
         atomic_store_explicit(&header->peer[slot].does, 0, memory_order_relaxed);
