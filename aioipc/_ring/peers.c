@@ -259,13 +259,23 @@ ring_look(struct ring *ring, struct ring_statistics *statistics)
         if (i == LOOK_AT) {
             /* The rest by their numbers, with what may be gone among them. */
             struct ring_record *first = ring_record(ring, position), *blank = ring_record(ring, tail);
-            statistics->messages += atomic_load_explicit(&blank->number, memory_order_relaxed)
-                                    - atomic_load_explicit(&first->number, memory_order_relaxed);
-            statistics->bytes += atomic_load_explicit(&blank->bytes, memory_order_relaxed)
-                                 - atomic_load_explicit(&first->bytes, memory_order_relaxed);
-            break;
+            uint64_t messages = atomic_load_explicit(&blank->number, memory_order_relaxed)
+                                - atomic_load_explicit(&first->number, memory_order_relaxed);
+            uint64_t bytes = atomic_load_explicit(&blank->bytes, memory_order_relaxed)
+                             - atomic_load_explicit(&first->bytes, memory_order_relaxed);
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&header->head, memory_order_acquire) <= position) {
+                if (messages > (tail - position) / RING_UNIT || bytes > tail - position)
+                    return ring_fault(ring, "the number of a record");
+                statistics->messages += messages;
+                statistics->bytes += bytes;
+                break;
+            }
+            /* Overtaken: see below. */
         }
         result = ring_read(ring, position, tail, &state, &size);
+        /* The size before head: another one stands there once head has passed, and the position is used again. */
+        atomic_thread_fence(memory_order_acquire);
         if (atomic_load_explicit(&header->head, memory_order_acquire) > position) {
             /* It was overtaken: what was read may have been something else.  Once more from the beginning. */
             result = ring_bounds(ring, &position, &tail);
