@@ -342,11 +342,15 @@ heed_rewind(struct ring *ring)
     return RING_OK;
 }
 
+/* How often one search goes back: others may do that to it for ever. */
+#define REWINDS 64
+
 enum ring_result
 ring_find(struct ring *ring, struct ring_loan *loan)
 {
     struct ring_header *header = ring->memory.header;
     uint64_t state, size;
+    int rewinds = 0;
     enum ring_result result = heed_rewind(ring);
     if (result != RING_OK)
         return result;
@@ -374,6 +378,13 @@ ring_find(struct ring *ring, struct ring_loan *loan)
         if (result != RING_OK)
             return result;
         if (ring_kind(state) == RING_READY) {
+            /* What its sender has committed before comes first, though this may have passed it a moment ago. */
+            if (atomic_load_explicit(&header->rewind, memory_order_relaxed) < ring->next && rewinds++ < REWINDS) {
+                result = heed_rewind(ring);
+                if (result != RING_OK)
+                    return result;
+                continue;
+            }
             *loan = (struct ring_loan){ring->next, size, (char *)(ring_record(ring, ring->next) + 1)};
             return RING_OK;
         }
