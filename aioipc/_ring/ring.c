@@ -113,8 +113,9 @@ ring_arm(struct ring *ring, enum ring_bell bell)
 {
     struct ring_header *header = ring->memory.header;
     char bytes[256];
-    /* Empty first, then the flag: a ring in between must be neither lost nor kept from coming. */
-    while (read(ring->bells[bell], bytes, sizeof bytes) == (ssize_t)sizeof bytes)
+    /* Empty first, then the flag: a ring in between must be neither lost nor kept from coming.  No more than a FIFO
+     * takes: somebody may ring without end, and what is left only wakes too soon. */
+    for (int i = 0; i < 256 && read(ring->bells[bell], bytes, sizeof bytes) == (ssize_t)sizeof bytes; i++)
         ;
     atomic_store_explicit(bell == RING_MESSAGES ? &header->receivers_sleep : &header->senders_sleep, 1,
                           memory_order_relaxed);
