@@ -125,13 +125,14 @@ undo(struct ring *ring, uint32_t slot)
     return result;
 }
 
-static void
+static bool
 free_lock(_Atomic uint32_t *lock, uint32_t slot)
 {
     uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
-    while ((holder & ~RING_CONTENDED) == slot + 1
-           && !atomic_compare_exchange_weak_explicit(lock, &holder, 0, memory_order_acq_rel, memory_order_relaxed))
-        ;
+    while ((holder & ~RING_CONTENDED) == slot + 1)
+        if (atomic_compare_exchange_weak_explicit(lock, &holder, 0, memory_order_acq_rel, memory_order_relaxed))
+            return true;
+    return false;
 }
 
 /* Clean up after a dead peer whose byte is locked by this one. */
@@ -139,11 +140,13 @@ static enum ring_result
 clean(struct ring *ring, uint32_t slot)
 {
     struct ring_header *header = ring->memory.header;
-    free_lock(&header->send_lock, slot);
-    free_lock(&header->receive_lock, slot);
+    bool freed = free_lock(&header->send_lock, slot);
+    freed |= free_lock(&header->receive_lock, slot);
     enum ring_result result = undo(ring, slot);
-    /* Also if that is not all: those who wait for the lock are to look for themselves. */
-    ring_both(ring);
+    /* Also if that is not all: those who wait for the lock are to look for themselves.  But not if nothing was done:
+     * who tries once more whenever a bell rings would never sleep. */
+    if (freed || result != RING_BUSY)
+        ring_both(ring);
     if (result == RING_OK) {
         atomic_fetch_add_explicit(&header->dead, 1, memory_order_relaxed);
         atomic_store_explicit(&header->peer[slot].does, 0, memory_order_relaxed);
@@ -158,8 +161,14 @@ ring_bury(struct ring *ring, uint32_t slot)
     if (!set_lock(ring->lock_file, slot, F_WRLCK))
         return RING_FULL;
     enum ring_result result = RING_OK;
-    if (atomic_load_explicit(&ring->memory.header->peer[slot].state, memory_order_acquire) != RING_FREE)
+    struct ring_header *header = ring->memory.header;
+    if (atomic_load_explicit(&header->peer[slot].state, memory_order_acquire) != RING_FREE)
         result = clean(ring, slot);
+    else {
+        /* Nobody is there, so nobody holds a lock: what says otherwise was written by mistake. */
+        free_lock(&header->send_lock, slot);
+        free_lock(&header->receive_lock, slot);
+    }
     set_lock(ring->lock_file, slot, F_UNLCK);
     return result;
 }
@@ -250,13 +259,23 @@ ring_look(struct ring *ring, struct ring_statistics *statistics)
         if (i == LOOK_AT) {
             /* The rest by their numbers, with what may be gone among them. */
             struct ring_record *first = ring_record(ring, position), *blank = ring_record(ring, tail);
-            statistics->messages += atomic_load_explicit(&blank->number, memory_order_relaxed)
-                                    - atomic_load_explicit(&first->number, memory_order_relaxed);
-            statistics->bytes += atomic_load_explicit(&blank->bytes, memory_order_relaxed)
-                                 - atomic_load_explicit(&first->bytes, memory_order_relaxed);
-            break;
+            uint64_t messages = atomic_load_explicit(&blank->number, memory_order_relaxed)
+                                - atomic_load_explicit(&first->number, memory_order_relaxed);
+            uint64_t bytes = atomic_load_explicit(&blank->bytes, memory_order_relaxed)
+                             - atomic_load_explicit(&first->bytes, memory_order_relaxed);
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&header->head, memory_order_acquire) <= position) {
+                if (messages > (tail - position) / RING_UNIT || bytes > tail - position)
+                    return ring_fault(ring, "the number of a record");
+                statistics->messages += messages;
+                statistics->bytes += bytes;
+                break;
+            }
+            /* Overtaken: see below. */
         }
         result = ring_read(ring, position, tail, &state, &size);
+        /* The size before head: another one stands there once head has passed, and the position is used again. */
+        atomic_thread_fence(memory_order_acquire);
         if (atomic_load_explicit(&header->head, memory_order_acquire) > position) {
             /* It was overtaken: what was read may have been something else.  Once more from the beginning. */
             result = ring_bounds(ring, &position, &tail);

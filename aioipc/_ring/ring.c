@@ -113,8 +113,9 @@ ring_arm(struct ring *ring, enum ring_bell bell)
 {
     struct ring_header *header = ring->memory.header;
     char bytes[256];
-    /* Empty first, then the flag: a ring in between must be neither lost nor kept from coming. */
-    while (read(ring->bells[bell], bytes, sizeof bytes) == (ssize_t)sizeof bytes)
+    /* Empty first, then the flag: a ring in between must be neither lost nor kept from coming.  No more than a FIFO
+     * takes: somebody may ring without end, and what is left only wakes too soon. */
+    for (int i = 0; i < 256 && read(ring->bells[bell], bytes, sizeof bytes) == (ssize_t)sizeof bytes; i++)
         ;
     atomic_store_explicit(bell == RING_MESSAGES ? &header->receivers_sleep : &header->senders_sleep, 1,
                           memory_order_relaxed);
@@ -169,12 +170,17 @@ ring_make_room(struct ring *ring, uint64_t length)
     if (length > capacity)
         return RING_TOO_LONG;
     /* head may have moved on since it was seen, and could move on if somebody swept. */
-    uint64_t tail;
-    if (ring->end - ring->head + length <= capacity)
+    uint64_t tail, most = capacity - length;
+    if (ring->end - ring->head <= most)
         return RING_OK;
     enum ring_result result = ring_bounds(ring, &ring->head, &tail);
-    if (result != RING_OK || tail - ring->head + length <= capacity)
+    if (result != RING_OK)
         return result;
+    /* From here on end: it is the tail, and what was allocated and not published yet. */
+    if (ring->end - ring->head > capacity)
+        return ring_fault(ring, "the positions of its records");
+    if (ring->end - ring->head <= most)
+        return RING_OK;
     result = ring_lock(ring, &header->receive_lock);
     if (result != RING_OK)
         return result;
@@ -182,7 +188,7 @@ ring_make_room(struct ring *ring, uint64_t length)
     if (result == RING_OK)
         result = sweep(ring, &ring->head, tail);
     ring_unlock(ring, &header->receive_lock);
-    if (result == RING_OK && tail - ring->head + length > capacity)
+    if (result == RING_OK && ring->end - ring->head > most)
         result = RING_FULL;
     return result;
 }
@@ -237,15 +243,24 @@ ring_commit(struct ring *ring, const struct ring_loan *loan)
     ring_wake_receivers(ring);
 }
 
-/* The record makes room now, and receivers wait for it no more. */
+/* Receivers wait for the record no more: perhaps it was the last one. */
+static void
+wake_if_ended(struct ring *ring)
+{
+    /* Who ends looks at the records after that, and this at the end after the record (Dekker again). */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
+        ring_wake_receivers(ring);
+}
+
+/* The record makes room now. */
 static void
 gone(struct ring *ring, const struct ring_loan *loan)
 {
     set_state(ring, loan->position, RING_GONE);
     let_go(ring);
     ring_wake_senders(ring);
-    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
-        ring_wake_receivers(ring);
+    wake_if_ended(ring);
 }
 
 void
@@ -292,6 +307,22 @@ ring_lock_receive(struct ring *ring)
     return RING_OK;
 }
 
+/* Whether nothing between head and tail can still become a message for somebody. */
+static enum ring_result
+check_ended(struct ring *ring)
+{
+    uint64_t state, size, position = ring->head;
+    while (position != ring->tail) {
+        enum ring_result result = ring_read(ring, position, ring->tail, &state, &size);
+        if (result != RING_OK)
+            return result;
+        if (ring_kind(state) != RING_KEPT && ring_kind(state) != RING_GONE)
+            return RING_EMPTY;
+        position += ring_length(size);
+    }
+    return RING_ENDED;
+}
+
 /* Go back to what has become READY late. */
 static enum ring_result
 heed_rewind(struct ring *ring)
@@ -302,8 +333,9 @@ heed_rewind(struct ring *ring)
         return RING_OK;
     if (rewind % RING_UNIT != 0 || rewind > atomic_load_explicit(&header->tail, memory_order_acquire))
         return ring_fault(ring, "the position to go back to");
-    if (rewind < ring->next && rewind >= ring->head)
-        ring->next = rewind;
+    /* It is the lowest of several, and may be of a message that was taken before it was written. */
+    if (rewind < ring->next)
+        ring->next = rewind < ring->head ? ring->head : rewind;
     /* next first: who dies in between leaves both. */
     atomic_store_explicit(&header->next, ring->next, memory_order_release);
     atomic_compare_exchange_strong_explicit(&header->rewind, &rewind, RING_NOWHERE, memory_order_acq_rel,
@@ -311,11 +343,15 @@ heed_rewind(struct ring *ring)
     return RING_OK;
 }
 
+/* How often one search goes back: others may do that to it for ever. */
+#define REWINDS 64
+
 enum ring_result
 ring_find(struct ring *ring, struct ring_loan *loan)
 {
     struct ring_header *header = ring->memory.header;
     uint64_t state, size;
+    int rewinds = 0;
     enum ring_result result = heed_rewind(ring);
     if (result != RING_OK)
         return result;
@@ -337,12 +373,19 @@ ring_find(struct ring *ring, struct ring_loan *loan)
             result = sweep(ring, &ring->head, ring->tail);
             if (result != RING_OK)
                 return result;
-            return ended && ring->head == ring->tail ? RING_ENDED : RING_EMPTY;
+            return ended ? check_ended(ring) : RING_EMPTY;
         }
         result = ring_read(ring, ring->next, ring->tail, &state, &size);
         if (result != RING_OK)
             return result;
         if (ring_kind(state) == RING_READY) {
+            /* What its sender has committed before comes first, though this may have passed it a moment ago. */
+            if (atomic_load_explicit(&header->rewind, memory_order_relaxed) < ring->next && rewinds++ < REWINDS) {
+                result = heed_rewind(ring);
+                if (result != RING_OK)
+                    return result;
+                continue;
+            }
             *loan = (struct ring_loan){ring->next, size, (char *)(ring_record(ring, ring->next) + 1)};
             return RING_OK;
         }
@@ -383,8 +426,7 @@ void
 ring_keep(struct ring *ring, const struct ring_loan *loan)
 {
     set_state(ring, loan->position, RING_KEPT);
-    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
-        ring_wake_receivers(ring);
+    wake_if_ended(ring);
 }
 
 void

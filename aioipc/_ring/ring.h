@@ -26,7 +26,7 @@
  *      that lock cleans up: undoes what is RESERVED and BORROWED, frees locks, rings both bells, and
  *      sets the state to RING_FREE last.  If it dies meanwhile, the next one does so again.
  *   6. No READY record lies before next, except those at or after *rewind*, or whose peer is between
- *      its store of READY and that of rewind.
+ *      its store of READY and that of rewind.  A rewind before head says the same of all the records.
  *   7. Who sleeps has emptied the bell, *then* set the flag that it sleeps, *then* looked once more, and if
  *      there was something after all, has rung the bell for the others.  Who changes
  *      something looks at the flag *after* that, and rings if it takes it away.  A full fence stands
