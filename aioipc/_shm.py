@@ -52,8 +52,12 @@ def give_name(descriptor: int, name: str) -> bool:
     return True
 
 
-def find(name: str, read_only: bool, what: str = "shared memory") -> int:
-    """A descriptor of an object that exists."""
+def find(name: str, what: str, *, read_only: bool = False, hint: str = "") -> int:
+    """A descriptor of an object that exists.
+
+    :param what: what it is to be in the words of an error message
+    :param hint: what else the caller could ask for
+    """
     # As shm_open(3) does; and no waiting for the other end if somebody has put a FIFO there.
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -63,7 +67,7 @@ def find(name: str, read_only: bool, what: str = "shared memory") -> int:
             errno.ENOENT, f"no {what} has this name here (a container has its own); create() makes it", name
         ) from None
     except PermissionError:
-        wanted = "read it" if read_only else "read and write it"
+        wanted = "read it" if read_only else f"read and write it{hint}"
         raise AccessError(
             errno.EACCES, f"owner and mode of the {what} do not let user {os.geteuid()} {wanted}", name
         ) from None

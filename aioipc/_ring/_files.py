@@ -14,8 +14,6 @@ from aioipc._ring import _binding
 from aioipc._shm import DIRECTORY, explain, find, give_name, make, path_of
 from aioipc.errors import AccessError, CorruptError, Error, ExistsError, NotFoundError
 
-WHAT = "channel"
-
 
 class Files(NamedTuple):
     """The open files of a channel."""
@@ -78,7 +76,7 @@ def _name(name: str, memory: int, capacity: int, mode: int) -> Files | None:
 
 def find_files(name: str) -> Files:
     """Open the files of a channel that exists."""
-    memory = find(name, False, WHAT)
+    memory = find(name, "channel")
     try:
         bell_id = _identify(name, memory)
         try:

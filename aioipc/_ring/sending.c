@@ -67,8 +67,10 @@ attempt_send(PyObject *owner, PyObject *item)
         view.len = PyBytes_GET_SIZE(item);
         result = send_all((Ring *)owner, &request);
     } else {
-        if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0)
+        if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0) {
+            PyErr_Clear();  /* the slow path says it better, or takes what is in pieces */
             return NULL;
+        }
         result = send_all((Ring *)owner, &request);
         PyBuffer_Release(&view);
     }

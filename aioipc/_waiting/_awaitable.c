@@ -5,9 +5,9 @@
  *      cancelled before it starts has taken nothing.
  *   2. Between the successful try and the return of its result nothing can fail
  *      but memory allocation, and nothing suspends: what was taken is delivered.
- *   3. Whatever the try raises, it took nothing.  The error is dropped and the
- *      whole operation is handed to the coroutine "perform", written in Python,
- *      which tries again, waits, and explains errors.  There is one slow path.
+ *   3. Where the try fails, having taken nothing, the whole operation is handed to
+ *      the coroutine "perform", written in Python, which tries again, waits, and
+ *      explains errors.  There is one slow path.
  */
 #define AIOIPC_IMMEDIATE_MODULE
 #include "immediate.h"
@@ -132,12 +132,8 @@ Immediate_am_send(Immediate *self, PyObject *value, PyObject **result)
             Py_XSETREF(self->line->spare, Py_NewRef((PyObject *)self));
             goto ended;
         }
-        if (PyErr_Occurred()) {
-            /* KeyboardInterrupt and the like; and a result may have been lost for want of memory. */
-            if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError))
-                goto ended;
-            PyErr_Clear();
-        }
+        if (PyErr_Occurred())
+            goto ended;
     }
     PyObject *coroutine = self->kind->perform(owner, argument);
     if (coroutine == NULL)

@@ -129,7 +129,11 @@ attempt(PyObject *owner, PyObject *Py_UNUSED(argument))
 {
     Iterator *self = (Iterator *)owner;
     PyObject *fields = PyObject_CallNoArgs(self->attempt);
-    return fields == NULL ? NULL : make_record(self->record, fields, self->compact_below);
+    if (fields != NULL)
+        return make_record(self->record, fields, self->compact_below);
+    if (PyErr_ExceptionMatches(PyExc_Exception))    /* not KeyboardInterrupt and the like */
+        PyErr_Clear();
+    return NULL;
 }
 
 static PyObject *

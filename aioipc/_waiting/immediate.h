@@ -29,7 +29,8 @@ struct immediate_line {
 /* A kind of operation. */
 struct immediate_kind {
     const char *name;       /* for error messages */
-    /* Try.  NULL with or without an exception: it would have to wait, or failed; it took nothing. */
+    /* Try.  NULL without an exception: it would have to wait, or failed, and took nothing.  NULL with one, as for want
+     * of memory: that is raised. */
     PyObject *(*attempt)(PyObject *owner, PyObject *argument);
     /* The coroutine that does the whole operation, with waiting, explaining errors. */
     PyObject *(*perform)(PyObject *owner, PyObject *argument);

@@ -142,7 +142,7 @@ class SharedMemory(Lifetime):
 
     @classmethod
     def _open(cls, name: str, *, read_only: bool, remove: bool, at_least: int = 0) -> Self:
-        descriptor = find(name, read_only)
+        descriptor = find(name, "shared memory", read_only=read_only, hint=" (read_only=True asks for less)")
         try:
             size = _size_when_made(descriptor)
             if size < at_least:

@@ -17,7 +17,8 @@ import pytest
 from conftest import NOBODY, as_nobody, in_child, with_own_shm
 
 import aioipc
-from aioipc.posix import SharedMemory, shared_memory
+from aioipc import _shm
+from aioipc.posix import SharedMemory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -172,7 +173,7 @@ def test_nothing_is_left_of_one_that_was_interrupted(name: str, monkeypatch: pyt
         really_reserve(descriptor, place, size)
 
     really_reserve = os.posix_fallocate
-    monkeypatch.setattr(shared_memory, "_STEP", PAGE)
+    monkeypatch.setattr(_shm, "_STEP", PAGE)
     monkeypatch.setattr(os, "posix_fallocate", interrupt)
     before = os.listdir("/proc/self/fd"), os.listdir("/dev/shm")
     with pytest.raises(KeyboardInterrupt):
@@ -361,7 +362,7 @@ def test_a_file_system_that_others_fill_meanwhile(name: str) -> None:
             for attempt in (lambda: SharedMemory.create(name + "-2", size=2**21), lambda: segment.resize(2**21)):
                 before = [Room()]
                 with pytest.MonkeyPatch.context() as patch, pytest.raises(aioipc.LimitError) as caught:
-                    patch.setattr(shared_memory, "_STEP", 16 * PAGE)
+                    patch.setattr(_shm, "_STEP", 16 * PAGE)
                     patch.setattr(os, "fstatvfs", lambda number, before=before: before.pop() if before else now(number))
                     attempt()
                 errors.append((caught.value.errno, str(caught.value)))
