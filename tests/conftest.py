@@ -40,6 +40,7 @@ _names = itertools.count()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--races", type=int, default=20_000, help="how often each race is run (20,000)")
+    parser.addoption("--kills", type=int, default=300, help="how many processes tests of crashes kill (300)")
     parser.addoption("--seed", type=int, default=None, help="repeat the races of a run that printed this seed")
 
 
@@ -51,12 +52,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"aioipc: {config.option.races:,} of each race, --seed {config.option.seed}"
+    option = config.option
+    return f"aioipc: {option.races:,} of each race, {option.kills:,} kills, --seed {option.seed}"
 
 
 @pytest.fixture
 def races(request: pytest.FixtureRequest) -> int:
     return int(request.config.option.races)
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    return int(request.config.option.kills)
 
 
 @pytest.fixture
@@ -152,9 +159,11 @@ def sysv_peer(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compile_c(PEERS / "sysv.c", tmp_path_factory.mktemp("peers") / "sysv")
 
 
-def compile_c(source: Path, program: Path) -> str:
+def compile_c(source: Path, program: Path, *others: Path) -> str:
     command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([*command, str(source), "-o", str(program), "-lrt", "-pthread"], check=True)
+    sources = map(str, (source, *others))
+    # All functions are found at the start: a test may count instructions.
+    subprocess.run([*command, *sources, "-o", str(program), "-Wl,-z,now", "-lrt", "-pthread"], check=True)
     return str(program)
 
 
