@@ -97,13 +97,11 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self.name = name
         self._label = repr(name)
         self._removes = remove
-        self._is_reaping = False
-        """Whether there is more to clean up after dead peers."""
         try:
             self._identity = os.fstat(files.memory)
             _, self._id, _ = _binding.identify(files.memory)
             self._watch = _deaths.watch(name)
-            handle = Doorbells(files.messages, files.room, self._watch.fileno, f"channel {name}")
+            handle = Doorbells(self._listen, self._deafen, self._watch.fileno, f"channel {name}")
             super().__init__(handle.writing.gate, handle.reading.gate)
             self._watch.add((files.messages, files.room), self, name)
             try:
@@ -379,8 +377,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """What an attempt returns, or the exception that its number stands for."""
         # Before it: whoever dies from now on is reported to those who wait.
         self._watch.look()
-        if self._is_reaping:
-            self.reap_dead()
         found = attempt(*args)
         if isinstance(found, int) and found != _binding.OK:
             raise self._error(found)
@@ -388,7 +384,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     def reap_dead(self) -> None:
         """Clean up after peers that have died.  Not for use: it is done when it is needed."""
-        self._is_reaping = self._reap() == _binding.BUSY
+        self._reap()
 
     def _error(self, result: int) -> Error:
         what = self._handle.what

@@ -5,7 +5,7 @@
  * Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
  *
  * try_... with waiting=True that returns FULL, EMPTY or BUSY has armed the doorbell: the caller
- * may sleep until that can be read.
+ * may sleep until that is heard.
  */
 #include "binding.h"
 
@@ -188,6 +188,15 @@ copy_message(Ring *self, char *to, const char *from, size_t size)
     self->lent--;
 }
 
+static void
+reap(Ring *self)
+{
+    bool waits = self->ring.waits;
+    self->ring.waits = true;
+    self->must_reap = ring_reap(&self->ring) == RING_BUSY;
+    self->ring.waits = waits;
+}
+
 static bool
 must_wait(enum ring_result result)
 {
@@ -203,10 +212,14 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
         return result;
     self->ring.waits = true;
     ring_arm(&self->ring, bell);
+    /* After that: what would tell that a lock is free for it would be heeded otherwise. */
+    if (self->must_reap)
+        reap(self);
     result = operation(self, request);
     self->ring.waits = false;
+    /* The next in line here is to hear it, too. */
     if (!must_wait(result))
-        ring_ring(&self->ring, bell);   /* what was emptied may have been meant for another sleeper */
+        ring_ring(&self->ring, bell);
     return result;
 }
 
@@ -215,10 +228,25 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
 static PyObject *
 Ring_reap(Ring *self, PyObject *Py_UNUSED(ignored))
 {
-    self->ring.waits = true;
-    enum ring_result result = ring_reap(&self->ring);
-    self->ring.waits = false;
-    return result_of(result);
+    reap(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+Ring_listen(Ring *self, PyObject *args)
+{
+    int bell;
+    if (!PyArg_ParseTuple(args, "i:listen", &bell))
+        return NULL;
+    int ear = ring_listen(&self->ring, bell == 0 ? RING_MESSAGES : RING_ROOM);
+    return ear < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(ear);
+}
+
+static PyObject *
+Ring_deafen(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    self->ring.ears[RING_MESSAGES] = self->ring.ears[RING_ROOM] = -1;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -282,7 +310,11 @@ static PyMethodDef Ring_methods[] = {
     {"_try_receive", (PyCFunction)Ring_try_receive, METH_VARARGS, NULL},
     {"_try_receive_many", (PyCFunction)Ring_try_receive_many, METH_VARARGS, NULL},
     {"_try_borrow", (PyCFunction)Ring_try_borrow, METH_VARARGS, NULL},
-    {"_reap", (PyCFunction)Ring_reap, METH_NOARGS, PyDoc_STR("_reap() -> int\n\nClean up after dead peers.")},
+    {"_reap", (PyCFunction)Ring_reap, METH_NOARGS, PyDoc_STR("_reap() -> None\n\nClean up after dead peers.")},
+    {"_listen", (PyCFunction)Ring_listen, METH_VARARGS,
+     PyDoc_STR("_listen(bell) -> int\n\nAn epoll descriptor that can be read when the bell, MESSAGES or ROOM, has rung.")},
+    {"_deafen", (PyCFunction)Ring_deafen, METH_NOARGS,
+     PyDoc_STR("_deafen() -> None\n\nListen no more: these descriptors are about to be closed.")},
     {"_look", (PyCFunction)Ring_look, METH_NOARGS, NULL},
     {NULL},
 };
@@ -405,11 +437,12 @@ static struct PyModuleDef module = {
 
 static const struct {
     const char *name;
-    enum ring_result value;
-} results[] = {
+    int value;
+} numbers[] = {
     {"OK", RING_OK}, {"FULL", RING_FULL}, {"EMPTY", RING_EMPTY}, {"BUSY", RING_BUSY}, {"ENDED", RING_ENDED},
     {"TOO_LONG", RING_TOO_LONG}, {"CORRUPT", RING_CORRUPT}, {"NO_SLOT", RING_NO_SLOT}, {"SHORT", RING_SHORT},
     {"FOREIGN", RING_FOREIGN}, {"OTHER_VERSION", RING_OTHER_VERSION}, {"OTHER_ABI", RING_OTHER_ABI},
+    {"MESSAGES", RING_MESSAGES}, {"ROOM", RING_ROOM},
 };
 
 PyMODINIT_FUNC
@@ -430,8 +463,8 @@ PyInit__binding(void)
         || PyModule_AddIntConstant(self, "CAPACITY_MAX", (long)RING_CAPACITY_MAX) < 0
         || PyModule_AddIntConstant(self, "CAPACITY_MIN", RING_CAPACITY_MIN) < 0)
         goto failed;
-    for (size_t i = 0; i < sizeof results / sizeof *results; i++)
-        if (PyModule_AddIntConstant(self, results[i].name, results[i].value) < 0)
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (PyModule_AddIntConstant(self, numbers[i].name, numbers[i].value) < 0)
             goto failed;
     int error = pthread_atfork(NULL, NULL, close_in_child);
     if (error != 0) {

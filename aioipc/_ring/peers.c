@@ -200,7 +200,7 @@ enum ring_result
 ring_join(struct ring *ring, const struct ring_memory *memory, int lock_file, const int bells[2])
 {
     struct ring_header *header = memory->header;
-    *ring = (struct ring){.memory = *memory, .lock_file = lock_file, .bells = {bells[0], bells[1]}};
+    *ring = (struct ring){.memory = *memory, .lock_file = lock_file, .bells = {bells[0], bells[1]}, .ears = {-1, -1}};
     for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
         struct ring_peer *peer = &header->peer[slot];
         if (!set_lock(lock_file, slot, F_WRLCK)) {

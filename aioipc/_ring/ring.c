@@ -1,6 +1,8 @@
 /* Records: how they are sent and received.  See ring.h for the invariants. */
 #include "inside.h"
 
+#include <errno.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 /* Looking ---------------------------------------------------------------- */
@@ -81,9 +83,28 @@ set_state(struct ring *ring, uint64_t position, enum ring_kind kind)
 void
 ring_ring(struct ring *ring, enum ring_bell bell)
 {
-    /* A FIFO that is full can be read already. */
-    ssize_t written = write(ring->bells[bell], "", 1);
-    (void)written;
+    char bytes[4096];
+    /* A byte more, for that is what is heard.  When the FIFO is full, some of the old ones make room: others may do the
+     * same at once, hence the bound. */
+    for (int i = 0; i < 16 && write(ring->bells[bell], "", 1) < 0 && (errno == EAGAIN || errno == EINTR); i++) {
+        ssize_t got = read(ring->bells[bell], bytes, sizeof bytes);
+        (void)got;
+    }
+}
+
+int
+ring_listen(struct ring *ring, enum ring_bell bell)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+    int ear = epoll_create1(EPOLL_CLOEXEC);
+    if (ear >= 0 && epoll_ctl(ear, EPOLL_CTL_ADD, ring->bells[bell], &event) != 0) {
+        int error = errno;
+        close(ear);
+        errno = error;
+        return -1;
+    }
+    ring->ears[bell] = ear;
+    return ear;
 }
 
 static void
@@ -112,11 +133,10 @@ void
 ring_arm(struct ring *ring, enum ring_bell bell)
 {
     struct ring_header *header = ring->memory.header;
-    char bytes[256];
-    /* Empty first, then the flag: a ring in between must be neither lost nor kept from coming.  No more than a FIFO
-     * takes: somebody may ring without end, and what is left only wakes too soon. */
-    for (int i = 0; i < 256 && read(ring->bells[bell], bytes, sizeof bytes) == (ssize_t)sizeof bytes; i++)
-        ;
+    struct epoll_event heard[4];
+    /* What has been heard is heeded now.  Before the flag: a ring after it must be heard. */
+    if (ring->ears[bell] >= 0)
+        epoll_wait(ring->ears[bell], heard, 4, 0);
     atomic_store_explicit(bell == RING_MESSAGES ? &header->receivers_sleep : &header->senders_sleep, 1,
                           memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);

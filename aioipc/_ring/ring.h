@@ -27,8 +27,8 @@
  *      sets the state to RING_FREE last.  If it dies meanwhile, the next one does so again.
  *   6. No READY record lies before next, except those at or after *rewind*, or whose peer is between
  *      its store of READY and that of rewind.  A rewind before head says the same of all the records.
- *   7. Who sleeps has emptied the bell, *then* set the flag that it sleeps, *then* looked once more, and if
- *      there was something after all, has rung the bell for the others.  Who changes
+ *   7. A ring of a bell is heard by every peer that listens, whoever else heeds it.  Who sleeps has heeded what it
+ *      heard, *then* set the flag that somebody sleeps, *then* looked once more.  Who changes
  *      something looks at the flag *after* that, and rings if it takes it away.  A full fence stands
  *      between store and load on both sides (Dekker).
  *
@@ -149,6 +149,7 @@ struct ring {
     uint32_t slot;
     int lock_file;          /* an open file description of its own, which is mapped nowhere */
     int bells[2];           /* FIFOs, open for both, not blocking */
+    int ears[2];            /* epoll descriptors that can be read when a bell has rung, or -1 */
     bool waits;             /* whether who finds a lock taken is to be told when it is free */
     uint64_t head;          /* what it was when seen last: it only moves on */
     uint64_t tail;          /* the same */
@@ -244,7 +245,11 @@ void ring_keep(struct ring *ring, const struct ring_loan *loan);
 void ring_finish(struct ring *ring, const struct ring_loan *loan);
 void ring_return(struct ring *ring, const struct ring_loan *loan);
 
-/* Sleeping: arm, try again, then sleep until the bell can be read, or ring if that is not needed. ----- */
+/* Sleeping: arm, try again, then sleep until the ear can be read. ------------------------ */
+
+/* Listen to a bell: what can be read when it has rung, or -1 and errno.  Nobody empties a FIFO, or it could be empty
+ * before all have looked; epoll(7) tells each listener of each byte (EPOLLET).  The descriptor is the caller's. */
+int ring_listen(struct ring *ring, enum ring_bell bell);
 
 void ring_arm(struct ring *ring, enum ring_bell bell);
 void ring_ring(struct ring *ring, enum ring_bell bell);

@@ -66,20 +66,27 @@ class Descriptor(Handle):
 
 
 class Doorbells(Descriptor):
-    """Descriptors that become readable when it may be possible to read, to write, and both."""
+    """Epoll descriptors that become readable when it may be possible to read, and to write.
 
-    def __init__(self, reading: int, writing: int, both: int, what: str) -> None:
+    They are made when they are needed, and each watches one more descriptor, which concerns both.
+    """
+
+    def __init__(self, listen: Callable[[int], int], deafen: Callable[[], None], both: int, what: str) -> None:
+        """
+        :param listen: makes that for reading, 0, or for writing, 1
+        :param deafen: is called before they are closed
+        """
         super().__init__(-1, what)
-        self._sources = (reading, both), (writing, both)
+        self._listen = listen
+        self._deafen = deafen
+        self._both = both
         self._polls: list[select.epoll] = []
 
     def _bound(self, on_trio: bool) -> None:
-        # A loop watches one descriptor for a direction: epoll makes one of two.
         try:
-            for sources in self._sources:
-                self._polls.append(select.epoll())
-                for fileno in sources:
-                    self._polls[-1].register(fileno, select.EPOLLIN)
+            for direction in (0, 1):
+                self._polls.append(select.epoll.fromfd(self._listen(direction)))
+                self._polls[-1].register(self._both, select.EPOLLIN)
         except OSError as error:
             self._close_polls()
             raise from_errno(error.errno or 0, self.what) from None
@@ -90,6 +97,7 @@ class Doorbells(Descriptor):
         self._close_polls()
 
     def _close_polls(self) -> None:
+        self._deafen()
         while self._polls:
             self._polls.pop().close()
 

@@ -103,7 +103,11 @@ peer_try_join(struct peer *peer, struct bed *bed)
     CHECK(inotify_add_watch(peer->deaths, bed->bells[1], IN_CLOSE_WRITE) >= 0);
     peer->must_reap = true;     /* who has died before is not reported */
     peer->lost = 0;
-    return ring_join(&peer->ring, &bed->memory, lock_file, bells);
+    enum ring_result result = ring_join(&peer->ring, &bed->memory, lock_file, bells);
+    if (result == RING_OK)
+        for (int bell = RING_MESSAGES; bell <= RING_ROOM; bell++)
+            CHECK(ring_listen(&peer->ring, bell) >= 0);
+    return result;
 }
 
 static inline void
@@ -117,6 +121,9 @@ static inline void
 peer_die(struct peer *peer)
 {
     close(peer->deaths);
+    for (int bell = RING_MESSAGES; bell <= RING_ROOM; bell++)
+        if (peer->ring.ears[bell] >= 0)
+            close(peer->ring.ears[bell]);
     close(peer->ring.bells[0]);
     close(peer->ring.lock_file);
     close(peer->ring.bells[1]);
@@ -132,7 +139,7 @@ peer_leave(struct peer *peer)
 static inline bool
 has_rung(struct peer *peer, enum ring_bell bell)
 {
-    struct pollfd ready = {.fd = peer->ring.bells[bell], .events = POLLIN};
+    struct pollfd ready = {.fd = peer->ring.ears[bell], .events = POLLIN};
     return poll(&ready, 1, 0) == 1;
 }
 
@@ -174,11 +181,10 @@ wait_until(struct peer *peer, enum ring_bell bell, attempt *try, void *what)
         result = try(peer, what);
         ring->waits = false;
         if (is_final(result)) {
-            ring_ring(ring, bell);      /* others may sleep, and the bell be empty now */
             peer->lost += is_late;
             break;
         }
-        struct pollfd ready[2] = {{.fd = ring->bells[bell], .events = POLLIN}, {.fd = peer->deaths, .events = POLLIN}};
+        struct pollfd ready[2] = {{.fd = ring->ears[bell], .events = POLLIN}, {.fd = peer->deaths, .events = POLLIN}};
         int count;
         do
             count = poll(ready, 2, PATIENCE);
