@@ -146,9 +146,9 @@ class Told(Channel):
 
 
 async def produce(name: str, control: Control, notes: ProducerNotes, producer: int, rng: random.Random) -> None:
-    numbers = itertools.count(notes.states().count(BEGUN))
+    numbers = itertools.count()
 
-    def message(longest: int) -> tuple[int, int]:
+    def message(longest: int = SIZE) -> tuple[int, int]:
         number = next(numbers)
         size = rng.choice((HEAD.size, 100, 1000, 4000, 5000, 20000))
         if rng.random() < 0.01:
@@ -175,7 +175,7 @@ async def produce(name: str, control: Control, notes: ProducerNotes, producer: i
             notes.set(number, SENT)
 
     async def reserve(channel: Channel) -> None:
-        number, size = message(SIZE)
+        number, size = message()
         async with channel.reserve(size) as view:
             if rng.random() < 0.5:
                 await anyio.sleep(0.001 * rng.random())
@@ -183,7 +183,7 @@ async def produce(name: str, control: Control, notes: ProducerNotes, producer: i
         notes.set(number, SENT)
 
     async def give_up(channel: Channel) -> None:
-        number, size = message(SIZE)
+        number, size = message()
         with suppress(ZeroDivisionError):
             async with channel.reserve(size) as view:
                 fill(view, producer, number)
@@ -191,14 +191,14 @@ async def produce(name: str, control: Control, notes: ProducerNotes, producer: i
         notes.set(number, GIVEN_UP)
 
     async def run(task: int) -> None:
-        with ProducerChannel(name) as opened:
+        with Channel.open(name) as channel:
             for _ in range(rng.randrange(1, 200)):
                 if control.pause == "producer":
                     notes.busy(task, False)
                     await anyio.sleep(0.002)
                     continue
                 notes.busy(task, True)
-                await rng.choice((send, send, send, send_many, reserve, reserve, give_up))(opened)
+                await rng.choice((send, send, send, send_many, reserve, reserve, give_up))(channel)
                 if rng.random() < 0.05:
                     await anyio.sleep(0.005 * rng.random())
 
@@ -211,7 +211,6 @@ async def produce(name: str, control: Control, notes: ProducerNotes, producer: i
         finally:
             notes.busy(task, False)
 
-    ProducerChannel = Channel.open  # noqa: N806
     async with anyio.create_task_group() as group:
         for task in range(TASKS):
             group.start_soon(forever, task)

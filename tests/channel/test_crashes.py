@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from conftest import PEERS, Task, compile_c, counted_passes, until
 
 import aioipc
 from aioipc import Channel
-from aioipc._ring import _binding, _files
+from aioipc._ring import _files
 
 RING = Path(_files.__file__).parent
 TEXT = b"p" * 10
@@ -40,19 +40,6 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program that dies where it is told to: see peers/channel.c."""
     others = [RING / file for file in ("ring.c", "peers.c", "file.c")]
     return compile_c(PEERS / "channel.c", tmp_path_factory.mktemp("peers") / "channel", *others)
-
-
-@pytest.fixture
-def name(new_name: Callable[[], str]) -> Iterator[str]:
-    """The name of a channel, which is removed with its doorbells."""
-    name = new_name()
-    yield name
-    with suppress(FileNotFoundError):
-        descriptor = os.open(f"/dev/shm{name}", os.O_RDONLY)
-        _, bell_id, _ = _binding.identify(descriptor)
-        os.close(descriptor)
-        _files._unlink(_files._doorbells(bell_id))
-        os.unlink(f"/dev/shm{name}")
 
 
 def killed_after(steps: int, peer: str, name: str, words: str) -> bool:
