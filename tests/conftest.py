@@ -27,6 +27,7 @@ import sniffio
 import sysv_ipc
 import trio
 
+from aioipc._ring import _binding
 from aioipc._waiting import workers
 
 PEERS = Path(__file__).parent / "peers"
@@ -85,7 +86,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
-    """Makes names of POSIX objects; the queues, semaphores and memory of these names are removed in the end."""
+    """Makes names of POSIX objects; the queues, semaphores, memory and channels so named are removed in the end."""
     made: list[str] = []
 
     def make() -> str:
@@ -99,6 +100,12 @@ def new_name() -> Iterator[Callable[[], str]]:
         with suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_semaphore(name)
         with suppress(posix_ipc.ExistentialError):
+            memory = posix_ipc.SharedMemory(name)
+            result, bell_id, _ = _binding.identify(memory.fd)
+            memory.close_fd()
+            if result == _binding.OK:
+                for bell in ("messages", "room"):
+                    Path(f"/dev/shm/aioipc.{bell_id:016x}.{bell}").unlink(missing_ok=True)
             posix_ipc.unlink_shared_memory(name)
 
 
