@@ -311,6 +311,21 @@ heed_rewind(struct ring *ring)
     return RING_OK;
 }
 
+/* RING_ENDED if all between head and tail has been consumed, though a peer may look at it still; else RING_EMPTY. */
+static enum ring_result
+find_end(struct ring *ring)
+{
+    uint64_t state, size;
+    for (uint64_t position = ring->head; position != ring->tail; position += ring_length(size)) {
+        enum ring_result result = ring_read(ring, position, ring->tail, &state, &size);
+        if (result != RING_OK)
+            return result;
+        if (ring_kind(state) != RING_GONE && ring_kind(state) != RING_KEPT)
+            return RING_EMPTY;
+    }
+    return RING_ENDED;
+}
+
 enum ring_result
 ring_find(struct ring *ring, struct ring_loan *loan)
 {
@@ -337,7 +352,7 @@ ring_find(struct ring *ring, struct ring_loan *loan)
             result = sweep(ring, &ring->head, ring->tail);
             if (result != RING_OK)
                 return result;
-            return ended && ring->head == ring->tail ? RING_ENDED : RING_EMPTY;
+            return ended ? find_end(ring) : RING_EMPTY;
         }
         result = ring_read(ring, ring->next, ring->tail, &state, &size);
         if (result != RING_OK)
