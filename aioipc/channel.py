@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -412,8 +412,20 @@ class _Block:
         """Not for use: see `Channel.reserve` and `Channel.borrow`."""
         self._line = line
         self._attempt = attempt
+        self._is_entered = False
         self._loan: Loan | None = None
         self._view: memoryview | None = None
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        if self._is_entered:
+            raise RuntimeError("the block has been entered already, and not left")
+        self._is_entered = True
+        try:
+            yield
+        except BaseException:
+            self._is_entered = False
+            raise
 
     def _enter(self, loan: Loan) -> memoryview:
         self._loan = loan
@@ -423,6 +435,7 @@ class _Block:
     def _exit(self, *, ends_well: bool) -> None:
         loan, self._loan = self._loan, None
         view, self._view = self._view, None
+        self._is_entered = False
         if loan is None or view is None:
             return
         with suppress(BufferError):  # arrays made of it: the loan knows
@@ -430,7 +443,7 @@ class _Block:
         del view
         try:
             if ends_well and not loan.end():
-                raise ClosedError("the channel was closed within the block")
+                self._line.check()  # the channel was closed within the block, or this is a child of a fork
         finally:
             loan.undo()
 
@@ -439,7 +452,8 @@ class AsyncBlock(_Block, AbstractAsyncContextManager[memoryview, None]):
     """A block in which a message is written or read in place, for `async with`."""
 
     async def __aenter__(self) -> memoryview:
-        return self._enter(await self._line.perform(self._attempt, True))
+        with self._entering():
+            return self._enter(await self._line.perform(self._attempt, True))
 
     async def __aexit__(
         self,
@@ -454,7 +468,8 @@ class Block(_Block, AbstractContextManager[memoryview, None]):
     """A block in which a message is written or read in place, for `with`."""
 
     def __enter__(self) -> memoryview:
-        return self._enter(self._line.perform_nowait(self._attempt, False))
+        with self._entering():
+            return self._enter(self._line.perform_nowait(self._attempt, False))
 
     def __exit__(
         self,
