@@ -215,6 +215,9 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
 static PyObject *
 Ring_reap(Ring *self, PyObject *Py_UNUSED(ignored))
 {
+    /* Another thread of this process may say so, while this one opens it or has just closed it. */
+    if (!self->is_joined)
+        return result_of(RING_OK);
     self->ring.waits = true;
     enum ring_result result = ring_reap(&self->ring);
     self->ring.waits = false;
