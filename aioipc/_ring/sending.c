@@ -69,7 +69,8 @@ attempt_send(PyObject *owner, PyObject *item)
     } else {
         if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0)
             return NULL;
-        result = send_all((Ring *)owner, &request);
+        /* Python code may have given the buffer, and closed the handle meanwhile. */
+        result = ((Ring *)owner)->is_closed ? RING_BUSY : send_all((Ring *)owner, &request);
         PyBuffer_Release(&view);
     }
     return result == RING_OK ? Py_NewRef(Py_None) : NULL;
