@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
 
+from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
@@ -92,7 +93,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     max_message_size: int
     """How many bytes a message may have."""
 
-    def __init__(self, name: str, files: _files.Files, *, remove: bool) -> None:
+    def __init__(self, name: str, files: _files.Files, *, remove: bool, is_new: bool = False) -> None:
         """Not for use: see `create` and `open`."""
         self.name = name
         self._label = repr(name)
@@ -113,6 +114,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 raise
         except BaseException:
             _files.close(files[1:])
+            if is_new:
+                with suppress(Error):
+                    _files.unlink(name, self._identity, self._id)
             raise
         finally:
             os.close(files.memory)
@@ -127,7 +131,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         try:
             result = self._join(*files)
         except OSError as error:
-            raise from_errno(error.errno or 0, self.name) from None
+            words = f"no address space: {_limits.explain_address_space()}" if error.errno == errno.ENOMEM else None
+            raise from_errno(error.errno or 0, self.name, words) from None
         if result == _binding.NO_SLOT:
             raise LimitError(
                 errno.EUSERS, f"as many handles have the channel open as can: {_binding.PEERS} (fixed)", self.name
@@ -161,7 +166,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises ValueError: if an argument can't be right
         """
         check_range("capacity", capacity, _binding.CAPACITY_MIN, _binding.CAPACITY_MAX)
-        return cls(name, _files.create(name, capacity, check_mode(mode), exist_ok), remove=not persist)
+        files, is_new = _files.create(name, capacity, check_mode(mode), exist_ok)
+        return cls(name, files, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str) -> Self:
