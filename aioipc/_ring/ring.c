@@ -358,6 +358,13 @@ ring_find(struct ring *ring, struct ring_loan *loan)
         if (result != RING_OK)
             return result;
         if (ring_kind(state) == RING_READY) {
+            /* Its sender may have published another one before, which was passed while it was RESERVED. */
+            uint64_t found = ring->next;
+            result = heed_rewind(ring);
+            if (result != RING_OK)
+                return result;
+            if (ring->next < found)
+                continue;
             *loan = (struct ring_loan){ring->next, size, (char *)(ring_record(ring, ring->next) + 1)};
             return RING_OK;
         }
