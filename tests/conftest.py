@@ -80,7 +80,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
-    """Makes names of POSIX objects; the queues, semaphores, memory and channels of these names are removed in the end."""
+    """Makes names of POSIX objects and channels; all that has these names is removed in the end."""
     made: list[str] = []
 
     def make() -> str:

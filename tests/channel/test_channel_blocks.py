@@ -105,7 +105,7 @@ async def test_an_array_left_over_could_still_write(name: str) -> None:
             with pytest.raises(aioipc.WouldBlock):  # its room is not free while it can be written
                 channel.send_nowait(b"")
             array[0] = 1
-            del array, buffer
+            array = buffer = None
             gc.collect()  # the traceback had them, too
             channel.send_nowait(b"")
             assert received(channel) == [b""]
@@ -401,12 +401,12 @@ async def test_a_child_can_look_at_what_its_parent_has_borrowed(name: str) -> No
     with small(name) as channel:
         channel.send_nowait(b"abc")
         with channel.borrow_nowait() as view:
-            array = np.frombuffer(view, np.uint8)
+            arrays = [np.frombuffer(view, np.uint8)]
 
             def look() -> list[int]:
                 channel.close()
-                return array.tolist()
+                return arrays[0].tolist()
 
             assert in_child(look) == [97, 98, 99]
-            del array
+            arrays.clear()
         assert received(channel) == []
