@@ -4,9 +4,10 @@ A peer has the doorbells of its channel open for writing.  When it dies, the ker
 those who watch these files so.  One inotify instance serves the process, for there may be 128 of a
 user (fs.inotify.max_user_instances).
 
-The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it closes
-the kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor, whose number
-is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of these.
+The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it
+closes the kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor,
+whose number is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of
+these.
 """
 
 from __future__ import annotations
