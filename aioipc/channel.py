@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
 
+from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
@@ -92,7 +93,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     max_message_size: int
     """How many bytes a message may have."""
 
-    def __init__(self, name: str, files: _files.Files, *, remove: bool) -> None:
+    def __init__(self, name: str, files: _files.Files, *, remove: bool, is_new: bool = False) -> None:
         """Not for use: see `create` and `open`."""
         self.name = name
         self._label = repr(name)
@@ -111,6 +112,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 raise
         except BaseException:
             _files.close(files[1:])
+            if is_new:
+                with suppress(Error):
+                    _files.unlink(name, self._identity, self._id)
             raise
         finally:
             os.close(files.memory)
@@ -125,7 +129,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         try:
             result = self._join(*files)
         except OSError as error:
-            raise from_errno(error.errno or 0, self.name) from None
+            words = f"no address space: {_limits.explain_address_space()}" if error.errno == errno.ENOMEM else None
+            raise from_errno(error.errno or 0, self.name, words) from None
         if result == _binding.NO_SLOT:
             raise LimitError(
                 errno.EUSERS, f"as many handles have the channel open as can: {_binding.PEERS} (fixed)", self.name
@@ -159,7 +164,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises ValueError: if an argument can't be right
         """
         check_range("capacity", capacity, _binding.CAPACITY_MIN, _binding.CAPACITY_MAX)
-        return cls(name, _files.create(name, capacity, check_mode(mode), exist_ok), remove=not persist)
+        files, is_new = _files.create(name, capacity, check_mode(mode), exist_ok)
+        return cls(name, files, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -408,8 +414,20 @@ class _Block:
         """Not for use: see `Channel.reserve` and `Channel.borrow`."""
         self._line = line
         self._attempt = attempt
+        self._is_entered = False
         self._loan: Loan | None = None
         self._view: memoryview | None = None
+
+    @contextmanager
+    def _entering(self) -> Iterator[None]:
+        if self._is_entered:
+            raise RuntimeError("the block has been entered already, and not left")
+        self._is_entered = True
+        try:
+            yield
+        except BaseException:
+            self._is_entered = False
+            raise
 
     def _enter(self, loan: Loan) -> memoryview:
         self._loan = loan
@@ -419,6 +437,7 @@ class _Block:
     def _exit(self, *, ends_well: bool) -> None:
         loan, self._loan = self._loan, None
         view, self._view = self._view, None
+        self._is_entered = False
         if loan is None or view is None:
             return
         with suppress(BufferError):  # arrays made of it: the loan knows
@@ -426,7 +445,7 @@ class _Block:
         del view
         try:
             if ends_well and not loan.end():
-                raise ClosedError("the channel was closed within the block")
+                self._line.check()  # the channel was closed within the block, or this is a child of a fork
         finally:
             loan.undo()
 
@@ -435,7 +454,8 @@ class AsyncBlock(_Block, AbstractAsyncContextManager[memoryview, None]):
     """A block in which a message is written or read in place, for `async with`."""
 
     async def __aenter__(self) -> memoryview:
-        return self._enter(await self._line.perform(self._attempt, True))
+        with self._entering():
+            return self._enter(await self._line.perform(self._attempt, True))
 
     async def __aexit__(
         self,
@@ -450,7 +470,8 @@ class Block(_Block, AbstractContextManager[memoryview, None]):
     """A block in which a message is written or read in place, for `with`."""
 
     def __enter__(self) -> memoryview:
-        return self._enter(self._line.perform_nowait(self._attempt, False))
+        with self._entering():
+            return self._enter(self._line.perform_nowait(self._attempt, False))
 
     def __exit__(
         self,

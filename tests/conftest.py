@@ -10,6 +10,7 @@ import pickle
 import random
 import signal
 import subprocess
+import sys
 import time
 import traceback
 import warnings
@@ -27,7 +28,7 @@ import sniffio
 import sysv_ipc
 import trio
 
-from aioipc._ring import _binding
+from aioipc._ring import _deaths
 from aioipc._waiting import workers
 
 PEERS = Path(__file__).parent / "peers"
@@ -86,7 +87,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
-    """Makes names of POSIX objects; the queues, semaphores, memory and channels so named are removed in the end."""
+    """Makes names of POSIX objects and channels; all that has these names is removed in the end."""
     made: list[str] = []
 
     def make() -> str:
@@ -99,19 +100,40 @@ def new_name() -> Iterator[Callable[[], str]]:
             posix_ipc.unlink_message_queue(name)
         with suppress(posix_ipc.ExistentialError):
             posix_ipc.unlink_semaphore(name)
+        remove_doorbells(name)
         with suppress(posix_ipc.ExistentialError):
-            memory = posix_ipc.SharedMemory(name)
-            result, bell_id, _ = _binding.identify(memory.fd)
-            memory.close_fd()
-            if result == _binding.OK:
-                for bell in ("messages", "room"):
-                    Path(f"/dev/shm/aioipc.{bell_id:016x}.{bell}").unlink(missing_ok=True)
             posix_ipc.unlink_shared_memory(name)
+
+
+def doorbells(name: str) -> list[Path]:
+    """The FIFOs that belong to a channel, by the id in its header; none if there is none."""
+    with suppress(OSError), open("/dev/shm" + name, "rb", opener=_no_waiting) as file:
+        header = file.read(64)
+        if header.startswith(b"AIPCRING"):
+            number = int.from_bytes(header[56:], sys.byteorder)
+            return [Path(f"/dev/shm/aioipc.{number:016x}.{bell}") for bell in ("messages", "room")]
+    return []
+
+
+def remove_doorbells(name: str) -> None:
+    for path in doorbells(name):
+        path.unlink(missing_ok=True)
+
+
+def _no_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @pytest.fixture
 def name(new_name: Callable[[], str]) -> str:
     return new_name()
+
+
+@pytest.fixture
+def descriptors() -> Callable[[], int]:
+    """How many descriptors this process has; that of the watch for dead peers, which it keeps, has been opened."""
+    _deaths.watch("")
+    return lambda: len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture

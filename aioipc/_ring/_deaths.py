@@ -4,9 +4,10 @@ A peer has the doorbells of its channel open for writing.  When it dies, the ker
 those who watch these files so.  One inotify instance serves the process, for there may be 128 of a
 user (fs.inotify.max_user_instances).
 
-The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it closes
-the kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor, whose
-number is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of these.
+The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it
+closes the kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor,
+whose number is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of
+these.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from threading import RLock
 from typing import Protocol
 from weakref import WeakSet
 
@@ -34,11 +36,12 @@ class Peer(Protocol):
 
 
 class Watch:
-    """The inotify instance of this process."""
+    """The inotify instance of this process.  Its threads share it."""
 
     def __init__(self, name: str) -> None:
         self.birth = Gate()
         self._peers: dict[int, WeakSet[Peer]] = {}
+        self._lock = RLock()  # a handle may be collected, and so removed, at any time: in add(), say
         try:
             self.fileno = _binding.watch_closes()
         except OSError as error:
@@ -48,19 +51,21 @@ class Watch:
         """From now on, tell this peer when somebody has closed one of these files."""
         try:
             for descriptor in descriptors:
-                number = _binding.add_watch(self.fileno, descriptor)
-                self._peers.setdefault(number, WeakSet()).add(peer)
+                with self._lock:
+                    number = _binding.add_watch(self.fileno, descriptor)
+                    self._peers.setdefault(number, WeakSet()).add(peer)
         except OSError as error:
             self.remove(peer)
             raise _explain(error, "fs.inotify.max_user_watches", name) from None
 
     def remove(self, peer: Peer) -> None:
         """Do so no more."""
-        for number, peers in list(self._peers.items()):
-            peers.discard(peer)
-            if not peers:
-                del self._peers[number]
-                if not self.birth.inherited:
+        if self.birth.inherited:  # with its lock, which another thread of the parent may have held
+            return
+        with self._lock:
+            for number, peers in list(self._peers.items()):
+                peers.discard(peer)
+                if not peers and self._peers.pop(number, None) is not None:
                     _binding.remove_watch(self.fileno, number)
 
     def look(self) -> None:
@@ -69,11 +74,14 @@ class Watch:
             news = os.read(self.fileno, 4096)
         except BlockingIOError:
             return
-        for number in set(_numbers(news)):
-            # -1: the kernel's list has overflowed.
-            concerned = list(self._peers) if number < 0 else [number]
-            for peer in [peer for number in concerned for peer in self._peers.get(number, ())]:
-                peer.reap_dead()
+        for peer in self._concerned(set(_numbers(news))):
+            peer.reap_dead()
+
+    def _concerned(self, numbers: set[int]) -> set[Peer]:
+        with self._lock:
+            if min(numbers) < 0:  # the kernel's list has overflowed
+                numbers = set(self._peers)
+            return {peer for number in numbers for peer in self._peers.get(number, ())}
 
 
 def _numbers(news: bytes) -> Iterator[int]:

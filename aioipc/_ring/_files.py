@@ -12,7 +12,11 @@ from typing import NamedTuple
 
 from aioipc._ring import _binding
 from aioipc._shm import DIRECTORY, explain, find, give_name, make, path_of
-from aioipc.errors import AccessError, CorruptError, Error, ExistsError, NotFoundError
+from aioipc.errors import AccessError, CorruptError, Error, ExistsError, KernelError, NotFoundError
+
+_OTHER_KIND = "it is not a channel, but another kind of file"
+_OTHER_KINDS = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
+"""What open(2) says, as it is called here, of a directory, a symbolic link, a socket."""
 
 
 class Files(NamedTuple):
@@ -25,8 +29,8 @@ class Files(NamedTuple):
     room: int
 
 
-def create(name: str, capacity: int, mode: int, exist_ok: bool) -> Files:
-    """Open a new channel, or the one of this name."""
+def create(name: str, capacity: int, mode: int, exist_ok: bool) -> tuple[Files, bool]:
+    """Open a new channel, or the one of this name; also whether it is new."""
     path = path_of(name)
     while True:
         if not os.path.lexists(path):
@@ -37,11 +41,11 @@ def create(name: str, capacity: int, mode: int, exist_ok: bool) -> Files:
                 os.close(memory)
                 raise
             if files is not None:
-                return files
+                return files, True
             os.close(memory)  # the name was taken meanwhile
         elif exist_ok:
             with suppress(NotFoundError):  # removed just now
-                return find_files(name)
+                return find_files(name), False
         else:
             raise ExistsError(
                 errno.EEXIST,
@@ -54,30 +58,37 @@ def create(name: str, capacity: int, mode: int, exist_ok: bool) -> Files:
 def _name(name: str, memory: int, capacity: int, mode: int) -> Files | None:
     """The files of a new channel with its name; None if something else has that."""
     bell_id = secrets.randbits(64)
-    _binding.make_ring(memory, capacity, bell_id)
     paths = _doorbells(bell_id)
+    files: Files | None = None
+    has_name = False
     try:
+        _binding.make_ring(memory, capacity, bell_id)
         # First what nobody knows of: who finds the channel finds it complete.
         for path in paths:
             os.mkfifo(path, mode)
         files = _open_all(name, memory, paths)
-        if give_name(memory, name):
-            return files
+        has_name = give_name(memory, name)
+        return files if has_name else None
     except OSError as error:
-        _unlink(paths)
         raise error if isinstance(error, Error) else explain(error, name) from None
-    except BaseException:
-        _unlink(paths)
-        raise
-    close(files[1:])
-    _unlink(paths)
-    return None
+    finally:
+        if not has_name:
+            if files is not None:
+                close(files[1:])
+            _unlink(paths)
 
 
 def find_files(name: str) -> Files:
     """Open the files of a channel that exists."""
-    memory = find(name, "channel")
     try:
+        memory = find(name, "channel")
+    except KernelError as error:
+        if error.errno in _OTHER_KINDS:
+            raise _corrupt(name, _OTHER_KIND) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(memory).st_mode):
+            raise _corrupt(name, _OTHER_KIND)
         bell_id = _identify(name, memory)
         try:
             return _open_all(name, memory, _doorbells(bell_id))
@@ -118,13 +129,22 @@ def _open_all(name: str, memory: int, paths: tuple[str, str]) -> Files:
             is_fifo = path is paths[1]
             descriptor = _open_fifo(name, memory, path) if is_fifo else os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                opened.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, opened[-1] + 1))
+                opened.append(_above(descriptor, opened[-1]))
             finally:
                 os.close(descriptor)
     except OSError as error:
         close(opened)
         raise error if isinstance(error, (Error, FileNotFoundError)) else explain(error, name) from None
     return Files(memory, *opened)
+
+
+def _above(descriptor: int, lowest: int) -> int:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest + 1)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # there can't be one
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None
+        raise
 
 
 def _open_fifo(name: str, memory: int, path: str) -> int:
@@ -134,10 +154,14 @@ def _open_fifo(name: str, memory: int, path: str) -> int:
     except PermissionError:
         text = f"owner and mode of a doorbell of the channel, {path}, do not let user {os.geteuid()} use it"
         raise AccessError(errno.EACCES, text, name) from None
-    found = os.fstat(descriptor)
-    if stat.S_ISFIFO(found.st_mode) and found.st_uid == os.fstat(memory).st_uid:
-        return descriptor
-    os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _OTHER_KINDS:
+            raise
+    else:
+        found = os.fstat(descriptor)
+        if stat.S_ISFIFO(found.st_mode) and found.st_uid == os.fstat(memory).st_uid:
+            return descriptor
+        os.close(descriptor)
     raise _corrupt(name, f"a doorbell, {path}, is no FIFO of its owner's")
 
 

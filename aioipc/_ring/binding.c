@@ -228,7 +228,9 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
 static PyObject *
 Ring_reap(Ring *self, PyObject *Py_UNUSED(ignored))
 {
-    reap(self);
+    /* Another thread of this process may say so, while this one opens it or has just closed it. */
+    if (self->is_joined)
+        reap(self);
     Py_RETURN_NONE;
 }
 

@@ -71,7 +71,8 @@ attempt_send(PyObject *owner, PyObject *item)
             PyErr_Clear();  /* the slow path says it better, or takes what is in pieces */
             return NULL;
         }
-        result = send_all((Ring *)owner, &request);
+        /* Python code may have given the buffer, and closed the handle meanwhile. */
+        result = ((Ring *)owner)->is_closed ? RING_BUSY : send_all((Ring *)owner, &request);
         PyBuffer_Release(&view);
     }
     return result == RING_OK ? Py_NewRef(Py_None) : NULL;

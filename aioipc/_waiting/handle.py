@@ -78,6 +78,10 @@ class Line(ABC):
     def waiting(self) -> int:
         """How many tasks wait in line."""
 
+    def check(self) -> None:
+        """Raise what forbids any operation on the handle: see `Handle.check`."""
+        self._handle.check()
+
     def perform_nowait(self, attempt: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         """Return `attempt(*args)`, unless tasks are in line before the caller.
 

@@ -1,0 +1,412 @@
+"""Messages written and read in place: what a block means, and what is left of it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import numpy as np
+import pytest
+from conftest import Task, in_child, until
+
+import aioipc
+from aioipc import Channel
+
+pytestmark = pytest.mark.anyio
+
+UNIT = 64
+
+
+def units(count: int) -> int:
+    """The size of a message that takes so much room."""
+    return count * UNIT - 32
+
+
+def small(name: str, capacity: int = 16 * UNIT) -> Channel:
+    return Channel.create(name, capacity=capacity)
+
+
+def received(channel: Channel) -> list[bytes]:
+    """All that is there."""
+    messages = []
+    with suppress(aioipc.WouldBlock):
+        while True:
+            messages.append(channel.receive_nowait())
+    return messages
+
+
+# Writing in place -----------------------------------------------------------------------
+
+
+async def test_a_message_is_written_in_place(name: str) -> None:
+    async with small(name) as channel:
+        async with channel.reserve(5) as buffer:
+            assert (len(buffer), buffer.format, buffer.readonly, buffer.ndim) == (5, "B", False, 1)
+            buffer[:] = b"hello"
+            assert channel.statistics().messages == 0
+            with pytest.raises(aioipc.WouldBlock):
+                channel.receive_nowait()
+        assert await channel.receive() == b"hello"
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 33, 63, 64, 65, units(16)])
+async def test_sizes(name: str, size: int) -> None:
+    async with small(name) as channel:
+        for _ in range(3):
+            data = bytes(n % 251 for n in range(size))
+            with channel.reserve_nowait(size) as buffer:
+                buffer[:] = data
+            with channel.borrow_nowait() as view:
+                assert view == data
+
+
+async def test_what_is_not_finished_is_never_seen(name: str) -> None:
+    async with small(name) as channel:
+        with pytest.raises(ZeroDivisionError):
+            async with channel.reserve(units(16)) as buffer:
+                buffer[:] = b"x" * len(buffer)
+                raise ZeroDivisionError
+        assert received(channel) == []
+        channel.send_nowait(bytes(units(16)))  # the room is free again
+
+
+async def test_an_open_reserve_holds_up_nobody(name: str) -> None:
+    async with small(name) as channel, Channel.open(name) as other:
+        with channel.reserve_nowait(1) as first, channel.reserve_nowait(1) as second:
+            channel.send_nowait(b"c")
+            other.send_nowait(b"d")
+            assert received(other) == [b"c", b"d"]
+            first[:], second[:] = b"a", b"b"
+        assert received(other) == [b"a", b"b"]
+
+
+async def test_reserved_room_is_published_out_of_order(name: str) -> None:
+    async with small(name) as channel:
+        blocks = [channel.reserve_nowait(1) for _ in range(5)]
+        for number, block in enumerate(blocks):
+            block.__enter__()[:] = b"%d" % number
+        for number in (3, 1, 4):
+            blocks[number].__exit__(None, None, None)
+        assert received(channel) == [b"1", b"3", b"4"]
+        blocks[2].__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+        blocks[0].__exit__(None, None, None)
+        assert received(channel) == [b"0"]
+
+
+async def test_an_array_left_over_could_still_write(name: str) -> None:
+    async with small(name) as channel:
+        for left in (lambda buffer: np.frombuffer(buffer, np.uint8), lambda buffer: buffer[1:3], memoryview):
+            with pytest.raises(BufferError, match="delete it before the block ends; nothing was sent"):
+                async with channel.reserve(units(16)) as buffer:
+                    array = left(buffer)
+            assert received(channel) == []
+            with pytest.raises(aioipc.WouldBlock):  # its room is not free while it can be written
+                channel.send_nowait(b"")
+            array[0] = 1
+            array = buffer = None
+            gc.collect()  # the traceback had them, too
+            channel.send_nowait(b"")
+            assert received(channel) == [b""]
+
+
+async def test_an_array_that_is_gone_before_the_end_is_no_harm(name: str) -> None:
+    async with small(name) as channel:
+        async with channel.reserve(8) as buffer:
+            array = np.frombuffer(buffer, np.uint32)
+            array[:] = 7
+            del array
+        assert channel.receive_nowait() == np.array([7, 7], np.uint32).tobytes()
+
+
+async def test_the_view_ends_with_the_block(name: str) -> None:
+    async with small(name) as channel:
+        async with channel.reserve(1) as buffer:
+            owner = buffer.obj
+        async with channel.borrow() as view:
+            pass
+        for each in (buffer, view):
+            with pytest.raises(ValueError, match="released"):
+                len(each)
+        with pytest.raises(BufferError, match="has ended"):
+            memoryview(owner)  # type: ignore[arg-type]
+
+
+# Reading in place -----------------------------------------------------------------------
+
+
+async def test_a_message_is_read_in_place(name: str) -> None:
+    async with small(name) as channel:
+        await channel.send(b"hello")
+        async with channel.borrow() as view:
+            assert (bytes(view), view.format, view.readonly) == (b"hello", "B", True)
+            assert channel.statistics().messages == 1
+            with pytest.raises(aioipc.WouldBlock):
+                channel.receive_nowait()
+        assert channel.statistics().messages == 0
+
+
+async def test_what_was_not_consumed_is_delivered_again(name: str) -> None:
+    async with small(name) as channel, Channel.open(name) as other:
+        await channel.send_many([b"a", b"b"])
+        with pytest.raises(ZeroDivisionError):
+            async with channel.borrow():
+                raise ZeroDivisionError
+        assert received(other) == [b"a", b"b"]
+
+
+async def test_what_goes_back_wakes_who_waits(name: str) -> None:
+    async with small(name) as channel, Channel.open(name) as other, anyio.create_task_group() as group:
+        await channel.send(b"a")
+        with suppress(ZeroDivisionError):
+            async with channel.borrow():
+                task = Task(group, other.receive)
+                await until(lambda: other.statistics().tasks_waiting_receive == 1)
+                raise ZeroDivisionError
+        await task.done.wait()
+        assert task.result == b"a"
+
+
+async def test_a_slow_borrow_holds_up_nobody(name: str) -> None:
+    async with small(name) as channel, Channel.open(name) as other:
+        for letter in b"abcd":
+            channel.send_nowait(bytes([letter]))
+        with channel.borrow_nowait() as first, other.borrow_nowait() as second:
+            assert (bytes(first), bytes(second)) == (b"a", b"b")
+            assert received(channel) == [b"c", b"d"]
+            for _ in range(12):  # the four before still take their room
+                other.send_nowait(b"e")
+            with pytest.raises(aioipc.WouldBlock):
+                other.send_nowait(b"e")
+        assert received(channel) == [b"e"] * 12
+
+
+async def test_an_array_keeps_the_room_until_it_goes(name: str) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(bytes(range(200)))
+        async with channel.borrow() as view:
+            array = np.frombuffer(view, np.uint8)
+        assert channel.statistics().messages == 0
+        for _ in range(12):
+            channel.send_nowait(b"x")
+        with pytest.raises(aioipc.WouldBlock):
+            channel.send_nowait(b"x")
+        assert received(channel) == [b"x"] * 12
+        with pytest.raises(aioipc.WouldBlock):
+            channel.send_nowait(bytes(units(16)))
+        assert array.tolist() == list(range(200))
+        del array, view
+        channel.send_nowait(bytes(units(16)))
+
+
+async def test_room_that_an_array_gave_up_wakes_who_waits(name: str) -> None:
+    async with small(name) as channel, Channel.open(name) as other, anyio.create_task_group() as group:
+        channel.send_nowait(bytes(units(16)))
+        async with channel.borrow() as view:
+            part = view[3:7]
+        task = Task(group, lambda: other.send(b"x"))
+        await until(lambda: other.statistics().tasks_waiting_send == 1)
+        del part, view
+        await task.done.wait()
+        assert received(channel) == [b"x"]
+
+
+async def test_the_end_does_not_wait_for_an_array(name: str) -> None:
+    """All has been consumed, though somebody looks at it still."""
+    async with small(name) as channel, Channel.open(name) as other, anyio.create_task_group() as group:
+        channel.send_nowait(b"a")
+        channel.send_nowait(b"b")
+        channel.end_nowait()
+        async with channel.borrow() as first, channel.borrow() as second:
+            arrays = [np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8)]
+            with pytest.raises(aioipc.WouldBlock):  # they may come back
+                other.receive_nowait()
+
+            async def drain() -> list[bytes]:
+                return [message async for message in other]
+
+            task = Task(group, drain)
+            await until(lambda: other.statistics().tasks_waiting_receive == 1)
+        with anyio.fail_after(30):
+            await task.done.wait()
+        assert task.result == []
+        for handle in (channel, other):
+            with pytest.raises(aioipc.EndOfStream):
+                handle.receive_nowait()
+        assert [array.tolist() for array in arrays] == [[97], [98]]
+
+
+# Blocks as objects ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["async with", "with"])
+async def test_a_block_is_entered_once_at_a_time(name: str, waits: bool) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(b"a")
+        channel.send_nowait(b"b")
+        if waits:
+            writes, reads = channel.reserve(1), channel.borrow()
+            async with writes as buffer, reads as view:
+                for block in (writes, reads):
+                    with pytest.raises(RuntimeError, match="entered already"):
+                        await block.__aenter__()
+                buffer[:] = view
+            assert received(channel) == [b"b", b"a"]
+            async with writes as buffer:
+                buffer[:] = b"c"
+        else:
+            writing, reading = channel.reserve_nowait(1), channel.borrow_nowait()
+            with writing as buffer, reading as view:
+                for each in (writing, reading):
+                    with pytest.raises(RuntimeError, match="entered already"):
+                        each.__enter__()
+                buffer[:] = view
+            assert received(channel) == [b"b", b"a"]
+            with writing as buffer:
+                buffer[:] = b"c"
+        assert received(channel) == [b"c"]
+
+
+async def test_a_block_that_another_task_is_entering(name: str) -> None:
+    async with small(name) as channel, anyio.create_task_group() as group:
+        block = channel.borrow()
+
+        async def read() -> bytes:
+            async with block as view:
+                return bytes(view)
+
+        task = Task(group, read)
+        await until(lambda: channel.statistics().tasks_waiting_receive == 1)
+        with pytest.raises(RuntimeError, match="entered already"):
+            await block.__aenter__()
+        await task.cancel()
+        channel.send_nowait(b"a")
+        assert await read() == b"a"  # entering was given up
+
+
+async def test_a_block_that_is_never_entered_does_nothing(name: str) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(b"a")
+        for block in (channel.reserve(5), channel.borrow(), channel.reserve_nowait(5), channel.borrow_nowait()):
+            del block
+        assert channel.statistics().messages == 1
+        assert received(channel) == [b"a"]
+
+
+def enter_and_drop(channel: Channel, kind: str) -> None:
+    block = channel.reserve_nowait(units(8)) if kind == "reserve" else channel.borrow_nowait()
+    block.__enter__()
+
+
+@pytest.mark.parametrize("kind", ["reserve", "borrow"])
+async def test_a_block_that_is_never_left_is_undone_when_it_is_collected(name: str, kind: str) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(bytes(units(8)))
+        enter_and_drop(channel, kind)
+        gc.collect()
+        assert received(channel) == [bytes(units(8))]
+        channel.send_nowait(bytes(units(16)))
+
+
+# The handle closed within -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "an array stays"])
+async def test_closed_within_a_borrow(name: str, keeps: bool) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(b"a")
+        handle = Channel.open(name)
+        with pytest.raises(aioipc.ClosedError, match="closed"):
+            async with handle.borrow() as view:
+                array = np.frombuffer(view, np.uint8) if keeps else None
+                handle.close()
+                assert bytes(view) == b"a"
+                assert channel.statistics().messages == 1
+        assert received(channel) == [b"a"]
+        if array is not None:
+            assert array.tolist() == [97]
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "an array stays"])
+async def test_closed_within_a_reserve(name: str, keeps: bool) -> None:
+    async with small(name) as channel:
+        handle = Channel.open(name)
+        with pytest.raises(aioipc.ClosedError, match="closed"):
+            async with handle.reserve(units(16)) as buffer:
+                array = np.frombuffer(buffer, np.uint8) if keeps else None
+                handle.close()
+                buffer[:] = b"x" * len(buffer)
+        assert received(channel) == []
+        if array is not None:
+            with pytest.raises(aioipc.WouldBlock):
+                channel.send_nowait(b"")
+            array[:] = 1
+        del array, buffer
+        gc.collect()
+        channel.send_nowait(bytes(units(16)))
+
+
+async def test_an_exception_goes_before_that_of_a_closed_handle(name: str) -> None:
+    async with small(name) as channel:
+        with pytest.raises(ZeroDivisionError):
+            async with channel.reserve(1):
+                channel.close()
+                raise ZeroDivisionError
+
+
+async def test_the_descriptors_of_a_closed_handle_go_with_the_last_array(
+    name: str, descriptors: Callable[[], int]
+) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(b"abc")
+        before = descriptors()
+        handle = Channel.open(name)
+        async with handle.borrow() as view:
+            array = np.frombuffer(view, np.uint8)
+        handle.close()
+        del handle, view
+        gc.collect()
+        assert array.tolist() == [97, 98, 99]
+        del array
+        assert descriptors() == before
+
+
+# A fork within ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["reserve", "borrow"])
+async def test_a_child_that_leaves_the_block_changes_nothing(name: str, kind: str) -> None:
+    with small(name) as channel:
+        channel.send_nowait(b"a")
+        block = channel.reserve_nowait(1) if kind == "reserve" else channel.borrow_nowait()
+        view = block.__enter__()
+
+        def leave() -> str:
+            with pytest.raises(RuntimeError, match="belongs to the parent process"):
+                block.__exit__(None, None, None)
+            channel.close()
+            gc.collect()
+            return "done"
+
+        assert in_child(leave) == "done"
+        assert channel.statistics().messages == 1
+        if kind == "reserve":
+            view[:] = b"b"
+        block.__exit__(None, None, None)
+        assert received(channel) == ([b"a", b"b"] if kind == "reserve" else [])
+
+
+async def test_a_child_can_look_at_what_its_parent_has_borrowed(name: str) -> None:
+    with small(name) as channel:
+        channel.send_nowait(b"abc")
+        with channel.borrow_nowait() as view:
+            arrays = [np.frombuffer(view, np.uint8)]
+
+            def look() -> list[int]:
+                channel.close()
+                return arrays[0].tolist()
+
+            assert in_child(look) == [97, 98, 99]
+            arrays.clear()
+        assert received(channel) == []
