@@ -69,8 +69,8 @@ async def main() -> None:
                 worker = await start("worker.py", FRAMES, RESULTS, *stall)
                 workers[worker.pid] = worker
                 everybody.append(worker)
-            while frames.statistics().receivers < len(workers):
-                await asyncio.sleep(0.01)
+            for _ in workers:
+                await results.receive()  # it is ready
             everybody.append(await start("camera.py", FRAMES, COUNT))
             seen = await collect(results, workers)
             statuses = [await process.wait() for process in everybody]

@@ -2,8 +2,8 @@
 
     python worker.py /frames /results [STALL]
 
-It sends what it found as the text "PID NUMBER ROW COLUMN".  With STALL it finds nothing in the frame after so
-many: it sends "PID NUMBER", and hangs.
+It sends "PID" when it is ready, and what it found as the text "PID NUMBER ROW COLUMN".  With STALL it finds
+nothing in the frame after so many: it sends "PID NUMBER", and hangs.
 
 The result is sent before the frame is consumed.  A worker that dies in between has done its work, and somebody
 does it again; the other way round it might never be done.
@@ -33,6 +33,7 @@ def find_spot(view: memoryview) -> tuple[int, int]:
 async def main(frames_name: str, results_name: str, stall: int | None) -> None:
     pid, done = os.getpid(), 0
     async with Channel.open(frames_name) as frames, Channel.open(results_name) as results:
+        await results.send(b"%d" % pid)
         while True:
             try:
                 async with frames.borrow() as view:

@@ -79,6 +79,10 @@ class ProducerNotes(Notes):
     def is_busy(self) -> bool:
         return any(self.bytes[:TASKS])
 
+    @property
+    def has_begun(self) -> bool:
+        return self.bytes[self.FIRST] != 0
+
     def set(self, number: int, state: int) -> None:
         self.bytes[self.FIRST + number] = state
 
@@ -93,6 +97,10 @@ class ConsumerNotes(Notes):
     """
 
     FIRST = 1 + 2 * TASKS
+
+    @property
+    def has_begun(self) -> bool:
+        return self.words[0] != 0
 
     def add(self, messages: list[int]) -> None:
         count = self.words[0]

@@ -205,7 +205,7 @@ async def test_cleaning_up_survives_a_death_at_any_instruction(
     """Whoever comes next does so again."""
     Channel.create(name, capacity=2**14, persist=True).close()
     # It is long: it goes over all slots, and waits a little for each lock.
-    for steps in all_steps(max(1, kills // 30), rng):
+    for steps in all_steps(max(1, kills // 100), rng):
         with ExitStack() as stack:
             for words in ("send borrow", "reserve", "reserve lock_send make_room", "lock_receive"):
                 stack.enter_context(stopped(peer, name, f"join {words} stop"))

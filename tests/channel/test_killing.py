@@ -80,6 +80,15 @@ class Crowd:
         for number in list(self.roles):
             assert self._tell("wait", number) == 0, self.roles[number]
 
+    def are_at_work(self) -> bool:
+        """Whether each has sent or received something."""
+        for number in self.roles:
+            if number in self.producers and not self.producers[number].has_begun:
+                return False
+            if number in self.consumers and not self.consumers[number].has_begun:
+                return False
+        return True
+
     @property
     def is_sending(self) -> bool:
         return any(notes.is_busy for number, notes in self.producers.items() if number in self.roles)
@@ -156,6 +165,8 @@ def test_every_message_is_accounted_for(
             wait_until(lambda: not peers.is_sending and channel.statistics().messages == 0)
 
         while len(peers.killed) < kills:
+            if rng.random() < 0.9:
+                wait_until(peers.are_at_work)
             time.sleep(0.015 * rng.random())
             what = rng.random()
             if what < 0.2:
