@@ -170,7 +170,7 @@ ring_make_room(struct ring *ring, uint64_t length)
         return RING_TOO_LONG;
     /* head may have moved on since it was seen, and could move on if somebody swept. */
     uint64_t tail;
-    if (ring->end - ring->head + length <= capacity)
+    if (ring->end - ring->head <= capacity - length)    /* whatever they are: no overflow */
         return RING_OK;
     enum ring_result result = ring_bounds(ring, &ring->head, &tail);
     if (result != RING_OK || tail - ring->head + length <= capacity)
