@@ -14,12 +14,12 @@ import libc
 import posix_ipc
 import pytest
 
-from aioipc import posix, sysv
+from aioipc import Channel, posix, sysv
 
 CHILD = """
 import asyncio, os, signal, sys, threading, time
 import trio, uvloop
-from aioipc import posix, sysv
+from aioipc import Channel, posix, sysv
 
 loop, way, thread, name, semaphore_name, queue_id, full_id, set_id, folder = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -28,10 +28,19 @@ mqueue, full_mqueue = posix.MessageQueue.open(name), posix.MessageQueue.open(nam
 semaphore = posix.Semaphore.open(semaphore_name)
 queue, full_queue = sysv.MessageQueue.open(id=int(queue_id)), sysv.MessageQueue.open(id=int(full_id))
 members = sysv.SemaphoreSet.open(id=int(set_id))
-handles = [mqueue, full_mqueue, semaphore, queue, full_queue, members]
+channel, full_channel = Channel.open(name), Channel.open(name + "-full-channel")
+handles = [mqueue, full_mqueue, semaphore, queue, full_queue, members, channel, full_channel]
 
 async def iterate(messages):
     async for message in messages:
+        pass
+
+async def borrow():
+    async with channel.borrow():
+        pass
+
+async def reserve():
+    async with full_channel.reserve(1):
         pass
 
 async def write():
@@ -49,6 +58,8 @@ waits = [
     lambda: members.operate((0, -1), (1, 0)), lambda: members.operate((0, -1), (1, 1)),
     queue.receive, lambda: queue.receive(5), lambda: queue.receive(-5), lambda: queue.receive(exclude=5),
     lambda: iterate(queue.messages(7)), lambda: full_queue.send(b"more"),
+    channel.receive, lambda: iterate(channel), lambda: channel.receive_many(2), borrow,
+    lambda: full_channel.send(b"more"), lambda: full_channel.send_many([b"more"]), reserve,
     lambda: posix.Fifo.open_reader(folder + "/no-writer").__aenter__(), write, read,
 ]
 OPENINGS = 3  # what no statistics tell
@@ -137,6 +148,9 @@ def test_exit_with_waits_pending(new_name: Callable[[], str], tmp_path: Path, lo
         full = stack.enter_context(posix.MessageQueue.create(name + "-full", max_messages=1, max_message_size=1))
         full.send_nowait(b"")
         stack.enter_context(posix.Semaphore.create(semaphore_name, value=0))
+        channel = stack.enter_context(Channel.create(name, capacity=64))
+        full_channel = stack.enter_context(Channel.create(name + "-full-channel", capacity=64))
+        full_channel.send_nowait(b"full")
         queue = stack.enter_context(sysv.MessageQueue.create(None))
         full_queue = stack.enter_context(sysv.MessageQueue.create(None, max_bytes=4))
         libc.msgsnd(full_queue.id, 1, b"full")
@@ -174,6 +188,10 @@ def test_exit_with_waits_pending(new_name: Callable[[], str], tmp_path: Path, lo
                 assert noise not in errors
 
         # Nothing was taken on the way out.
+        channel.send_nowait(b"whole")
+        assert (channel.receive_nowait(), full_channel.receive_nowait()) == (b"whole", b"full")
+        assert channel.statistics().messages == full_channel.statistics().messages == 0
+        assert not full_channel.statistics().ended
         libc.semop(members.id, (0, 1))
         libc.semop(members.id, (0, -1), (1, -1))
         bare = posix_ipc.Semaphore(semaphore_name)
