@@ -391,6 +391,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._is_reaping = self._reap() == _binding.BUSY
 
     def _error(self, result: int) -> Error:
+        self._handle.check()  # the buffer of what was to be sent may have closed it
         what = self._handle.what
         if result == _binding.ENDED:
             return BrokenError(f"{what} has been ended: nothing more can be sent")

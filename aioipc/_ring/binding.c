@@ -25,6 +25,12 @@ is_own(const Ring *self)
     return !immediate->is_inherited(self->sending.gate);
 }
 
+bool
+is_open(const Ring *self)
+{
+    return self->is_joined && !self->is_closed;
+}
+
 static void
 close_descriptors(Ring *self)
 {
@@ -73,6 +79,16 @@ take_back(Ring *self)
 }
 
 /* Lifetime ------------------------------------------------------------------ */
+
+PyObject *
+make_immediate(const struct immediate_kind *kind, Ring *self, struct immediate_line *line, PyObject *argument)
+{
+    if (line->gate == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this was not made by create or open");
+        return NULL;
+    }
+    return immediate->make(kind, (PyObject *)self, line, argument);
+}
 
 PyObject *
 result_of(enum ring_result result)
@@ -194,19 +210,23 @@ must_wait(enum ring_result result)
     return result == RING_FULL || result == RING_EMPTY || result == RING_BUSY;
 }
 
-/* Try, and if the caller is to wait after that, once more with the doorbell armed. */
+/* Try, and if the caller is to wait after that, once more with the doorbell armed.  RING_BUSY also if it is not open. */
 enum ring_result
 attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell)
 {
+    if (!is_open(self))
+        return RING_BUSY;
+    self->lent++;       /* an operation may copy without the GIL, and be closed then */
     enum ring_result result = operation(self, request);
-    if (!waiting || !must_wait(result))
-        return result;
-    self->ring.waits = true;
-    ring_arm(&self->ring, bell);
-    result = operation(self, request);
-    self->ring.waits = false;
-    if (!must_wait(result))
-        ring_ring(&self->ring, bell);   /* what was emptied may have been meant for another sleeper */
+    if (waiting && must_wait(result)) {
+        self->ring.waits = true;
+        ring_arm(&self->ring, bell);
+        result = operation(self, request);
+        self->ring.waits = false;
+        if (!must_wait(result))
+            ring_ring(&self->ring, bell);   /* what was emptied may have been meant for another sleeper */
+    }
+    take_back(self);
     return result;
 }
 
@@ -215,6 +235,8 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
 static PyObject *
 Ring_reap(Ring *self, PyObject *Py_UNUSED(ignored))
 {
+    if (!is_open(self))     /* closed by its thread while another one had news for it */
+        return result_of(RING_OK);
     self->ring.waits = true;
     enum ring_result result = ring_reap(&self->ring);
     self->ring.waits = false;
@@ -225,7 +247,7 @@ static PyObject *
 Ring_look(Ring *self, PyObject *Py_UNUSED(ignored))
 {
     struct ring_statistics found;
-    enum ring_result result = ring_look(&self->ring, &found);
+    enum ring_result result = is_open(self) ? ring_look(&self->ring, &found) : RING_BUSY;
     if (result != RING_OK)
         return result_of(result);
     return Py_BuildValue("(KKIIIN)", (unsigned long long)found.messages, (unsigned long long)found.bytes,

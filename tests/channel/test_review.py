@@ -1,0 +1,99 @@
+"""Channels where something comes in between: closing from within, interrupts, collections, threads, limits."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from aioipc import Channel, ClosedError, WouldBlock
+
+python_buffers = pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no __buffer__ before Python 3.12")
+
+
+class Buffer(bytes):
+    """Bytes that do something else first when somebody wants to read them."""
+
+    first: Callable[[], object]
+
+    def __buffer__(self, flags: int) -> memoryview:
+        self.first()
+        return memoryview(b"text")
+
+
+@python_buffers
+@pytest.mark.anyio
+async def test_a_buffer_that_closes_the_channel(name: str) -> None:
+    with Channel.create(name) as channel:
+        for send in ("send", "send_many", "send_nowait", "send_many_nowait"):
+            other = Channel.open(name)
+            item = Buffer()
+            item.first = other.close
+            with pytest.raises(ClosedError):
+                result = getattr(other, send)([item] if "many" in send else item)
+                if result is not None:
+                    await result
+        assert channel.statistics().messages == 0
+
+
+@python_buffers
+@pytest.mark.anyio
+async def test_a_buffer_that_sends_too(name: str) -> None:
+    with Channel.create(name) as channel:
+        item = Buffer()
+        item.first = lambda: channel.send_nowait(b"first")
+        await channel.send(item)
+        channel.send_many_nowait([item])
+        assert await channel.receive_many(10) == [b"first", b"text"] * 2
+
+
+@python_buffers
+@pytest.mark.anyio
+async def test_a_buffer_that_is_interrupted(name: str) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with Channel.create(name) as channel:
+        item = Buffer()
+        item.first = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            await channel.send(item)
+        assert channel.statistics().messages == 0
+
+
+def test_what_create_and_open_did_not_make() -> None:
+    channel = Channel.__new__(Channel)
+    for operation in (lambda: channel.send(b""), channel.receive, channel.__anext__):
+        with pytest.raises(RuntimeError, match="create or open"):
+            operation()
+    assert channel._try_send(b"", True) == channel._look()
+    channel._reap()
+    channel._leave()
+
+
+def test_threads_that_open_close_and_look(name: str) -> None:
+    """News of the death of a peer is passed on by any thread, also to handles that are just being closed."""
+    until = time.monotonic() + 3
+
+    def look() -> None:
+        with Channel.open(name) as channel:
+            while time.monotonic() < until:
+                with suppress(WouldBlock):
+                    channel.receive_nowait()
+
+    def come_and_go() -> None:
+        while time.monotonic() < until:
+            Channel.open(name).close()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with Channel.create(name), ThreadPoolExecutor() as threads:
+            for future in [threads.submit(run) for run in (look, come_and_go, look, come_and_go)]:
+                future.result()
+    finally:
+        sys.setswitchinterval(interval)
