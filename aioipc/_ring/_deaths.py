@@ -15,8 +15,9 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from threading import RLock
 from typing import Protocol
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 from aioipc import _limits
 from aioipc._ring import _binding
@@ -34,11 +35,14 @@ class Peer(Protocol):
 
 
 class Watch:
-    """The inotify instance of this process."""
+    """The inotify instance of this process, for all of its threads."""
 
     def __init__(self, name: str) -> None:
         self.birth = Gate()
-        self._peers: dict[int, WeakSet[Peer]] = {}
+        # A thread that has it can come here again: a collection at any place closes what was not closed.
+        self._lock = RLock()
+        self._peers: dict[int, dict[int, ReferenceType[Peer]]] = {}
+        """By the number of the watch, then by id()."""
         try:
             self.fileno = _binding.watch_closes()
         except OSError as error:
@@ -47,20 +51,25 @@ class Watch:
     def add(self, descriptors: Iterable[int], peer: Peer, name: str) -> None:
         """From now on, tell this peer when somebody has closed one of these files."""
         try:
-            for descriptor in descriptors:
-                number = _binding.add_watch(self.fileno, descriptor)
-                self._peers.setdefault(number, WeakSet()).add(peer)
+            with self._lock:
+                for descriptor in descriptors:
+                    number = None
+                    # Again if a peer that was collected meanwhile, the last one, has taken the watch along.
+                    while (found := _binding.add_watch(self.fileno, descriptor)) != number:
+                        number = found
+                        self._peers.setdefault(number, {})[id(peer)] = ref(peer)
         except OSError as error:
             self.remove(peer)
             raise _explain(error, "fs.inotify.max_user_watches", name) from None
 
     def remove(self, peer: Peer) -> None:
         """Do so no more."""
-        for number, peers in list(self._peers.items()):
-            peers.discard(peer)
-            if not peers:
-                del self._peers[number]
-                if not self.birth.inherited:
+        if self.birth.inherited:  # and the lock perhaps another thread's, which this process has not
+            return
+        with self._lock:
+            for number, peers in list(self._peers.items()):
+                peers.pop(id(peer), None)
+                if not peers and self._peers.pop(number, None) is not None:
                     _binding.remove_watch(self.fileno, number)
 
     def look(self) -> None:
@@ -70,10 +79,15 @@ class Watch:
         except BlockingIOError:
             return
         for number in set(_numbers(news)):
-            # -1: the kernel's list has overflowed.
-            concerned = list(self._peers) if number < 0 else [number]
-            for peer in [peer for number in concerned for peer in self._peers.get(number, ())]:
+            for peer in self._concerned(number):
                 peer.reap_dead()
+
+    def _concerned(self, number: int) -> list[Peer]:
+        with self._lock:
+            # -1: the kernel's list has overflowed.
+            watches = list(self._peers.values()) if number < 0 else [self._peers.get(number, {})]
+            known = [peer() for peers in watches for peer in list(peers.values())]
+        return [peer for peer in known if peer is not None]
 
 
 def _numbers(news: bytes) -> Iterator[int]:

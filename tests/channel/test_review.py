@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from aioipc import Channel, ClosedError, WouldBlock
+from aioipc._ring import _binding
 
 python_buffers = pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no __buffer__ before Python 3.12")
 
@@ -97,3 +100,24 @@ def test_threads_that_open_close_and_look(name: str) -> None:
                 future.result()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_a_collection_while_another_handle_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is collected then has watched the same files, and must not take the watch along."""
+    add_watch = _binding.add_watch
+
+    def add_and_collect(*args: int) -> int:
+        number = add_watch(*args)
+        gc.collect()
+        return number
+
+    with Channel.create(name, persist=True) as channel:
+        garbage: list[object] = [Channel.open(name)]
+        garbage.append(garbage)
+    monkeypatch.setattr(_binding, "add_watch", add_and_collect)
+    del garbage
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        channel = Channel.create(name, exist_ok=True)
+    with channel:
+        kernels = Path(f"/proc/self/fdinfo/{channel._watch.fileno}").read_text()
+        assert kernels.count("inotify wd:") == 2
