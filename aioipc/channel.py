@@ -92,7 +92,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     max_message_size: int
     """How many bytes a message may have."""
 
-    def __init__(self, name: str, files: _files.Files, *, remove: bool) -> None:
+    def __init__(self, name: str, files: _files.Files, *, remove: bool, is_new: bool = False) -> None:
         """Not for use: see `create` and `open`."""
         self.name = name
         self._label = repr(name)
@@ -112,7 +112,13 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 self._watch.remove(self)
                 raise
         except BaseException:
-            _files.close(files[1:])
+            if self._joined:  # and then interrupted
+                self._leave()
+            else:
+                _files.close(files[1:])
+            if is_new:  # nobody could know that it is there
+                with suppress(Error):
+                    _files.unlink(name, os.fstat(files.memory), _binding.identify(files.memory)[1])
             raise
         finally:
             os.close(files.memory)
@@ -161,7 +167,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises ValueError: if an argument can't be right
         """
         check_range("capacity", capacity, _binding.CAPACITY_MIN, _binding.CAPACITY_MAX)
-        return cls(name, _files.create(name, capacity, check_mode(mode), exist_ok), remove=not persist)
+        files, is_new = _files.create(name, capacity, check_mode(mode), exist_ok)
+        return cls(name, files, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str) -> Self:

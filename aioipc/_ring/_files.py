@@ -25,8 +25,8 @@ class Files(NamedTuple):
     room: int
 
 
-def create(name: str, capacity: int, mode: int, exist_ok: bool) -> Files:
-    """Open a new channel, or the one of this name."""
+def create(name: str, capacity: int, mode: int, exist_ok: bool) -> tuple[Files, bool]:
+    """Open a new channel, or the one of this name; and whether it is new."""
     path = path_of(name)
     while True:
         if not os.path.lexists(path):
@@ -37,11 +37,11 @@ def create(name: str, capacity: int, mode: int, exist_ok: bool) -> Files:
                 os.close(memory)
                 raise
             if files is not None:
-                return files
+                return files, True
             os.close(memory)  # the name was taken meanwhile
         elif exist_ok:
             with suppress(NotFoundError):  # removed just now
-                return find_files(name)
+                return find_files(name), False
         else:
             raise ExistsError(
                 errno.EEXIST,
@@ -56,6 +56,7 @@ def _name(name: str, memory: int, capacity: int, mode: int) -> Files | None:
     bell_id = secrets.randbits(64)
     _binding.make_ring(memory, capacity, bell_id)
     paths = _doorbells(bell_id)
+    files: Files | None = None
     try:
         # First what nobody knows of: who finds the channel finds it complete.
         for path in paths:
@@ -63,15 +64,19 @@ def _name(name: str, memory: int, capacity: int, mode: int) -> Files | None:
         files = _open_all(name, memory, paths)
         if give_name(memory, name):
             return files
-    except OSError as error:
-        _unlink(paths)
-        raise error if isinstance(error, Error) else explain(error, name) from None
-    except BaseException:
-        _unlink(paths)
+    except BaseException as error:
+        _give_up(files, paths)
+        if isinstance(error, OSError) and not isinstance(error, Error):
+            raise explain(error, name) from None
         raise
-    close(files[1:])
-    _unlink(paths)
+    _give_up(files, paths)
     return None
+
+
+def _give_up(files: Files | None, paths: tuple[str, str]) -> None:
+    if files is not None:
+        close(files[1:])
+    _unlink(paths)
 
 
 def find_files(name: str) -> Files:
@@ -91,6 +96,8 @@ def find_files(name: str) -> Files:
 
 
 def _identify(name: str, memory: int) -> int:
+    if not stat.S_ISREG(os.fstat(memory).st_mode):
+        raise _corrupt(name, "it is not a channel")
     result, bell_id, version = _binding.identify(memory)
     if result == _binding.OK:
         return bell_id
@@ -118,13 +125,24 @@ def _open_all(name: str, memory: int, paths: tuple[str, str]) -> Files:
             is_fifo = path is paths[1]
             descriptor = _open_fifo(name, memory, path) if is_fifo else os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                opened.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, opened[-1] + 1))
+                opened.append(_duplicate(descriptor, opened[-1] + 1))
             finally:
                 os.close(descriptor)
-    except OSError as error:
+    except BaseException as error:
         close(opened)
-        raise error if isinstance(error, (Error, FileNotFoundError)) else explain(error, name) from None
+        if isinstance(error, OSError) and not isinstance(error, (Error, FileNotFoundError)):
+            raise explain(error, name) from None
+        raise
     return Files(memory, *opened)
+
+
+def _duplicate(descriptor: int, least: int) -> int:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # least is RLIMIT_NOFILE already
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from None
+        raise
 
 
 def _open_fifo(name: str, memory: int, path: str) -> int:

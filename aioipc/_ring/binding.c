@@ -266,6 +266,11 @@ Ring_capacity(Ring *self, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLongLong(self->ring.memory.capacity);
 }
 
+static PyMemberDef Ring_members[] = {
+    {"_joined", T_BOOL, offsetof(Ring, is_joined), READONLY, PyDoc_STR("Whether it keeps the descriptors it was given.")},
+    {NULL},
+};
+
 static PyGetSetDef Ring_getset[] = {
     {"_fault", (getter)Ring_fault, NULL, PyDoc_STR("What was found to be wrong last."), NULL},
     {"_capacity", (getter)Ring_capacity, NULL, PyDoc_STR("Bytes of records there may be."), NULL},
@@ -328,6 +333,7 @@ static PyTypeObject Ring_type = {
     .tp_as_async = &Ring_async,
     .tp_methods = Ring_methods,
     .tp_getset = Ring_getset,
+    .tp_members = Ring_members,
 };
 
 /* The module ------------------------------------------------------------------ */

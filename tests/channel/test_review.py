@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import itertools
+import os
+import resource
+import secrets
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from aioipc import Channel, ClosedError, WouldBlock
-from aioipc._ring import _binding
+from aioipc import Channel, ClosedError, CorruptError, LimitError, WouldBlock
+from aioipc._ring import _binding, _deaths, _files
 
 python_buffers = pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no __buffer__ before Python 3.12")
 
@@ -121,3 +128,81 @@ def test_a_collection_while_another_handle_is_opened(name: str, monkeypatch: pyt
     with channel:
         kernels = Path(f"/proc/self/fdinfo/{channel._watch.fileno}").read_text()
         assert kernels.count("inotify wd:") == 2
+
+
+def descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("make", [Channel.create, Channel.open])
+def test_interrupted_while_it_joins(make: Callable[[str], Channel], name: str) -> None:
+    """Nothing is closed twice: the numbers may be others' by then."""
+
+    def interrupt(frame: object, event: str, function: object) -> None:
+        if event == "c_return" and getattr(function, "__name__", "") == "_join":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    if make == Channel.open:
+        Channel.create(name).close()
+    before = descriptors()
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            make(name)
+    finally:
+        sys.setprofile(None)
+    others = [os.open("/dev/null", os.O_RDWR) for _ in range(6)]
+    del caught
+    gc.collect()
+    for descriptor in others:
+        os.close(descriptor)
+    assert descriptors() == before
+    with Channel.create(name, exist_ok=make == Channel.open):  # and so create has left nothing
+        pass
+
+
+@pytest.mark.parametrize("where", [(_deaths, "watch"), (_files, "give_name"), (_files, "_open_fifo")])
+def test_what_could_not_be_created_is_not_there(
+    where: tuple[object, str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> NoReturn:
+        raise LimitError(errno.ENOSPC, "no more")
+
+    before = descriptors()
+    bell_id = secrets.randbits(64)
+    monkeypatch.setattr(secrets, "randbits", lambda count: bell_id)
+    monkeypatch.setattr(*where, fail)
+    with pytest.raises(LimitError, match="no more"):
+        Channel.create(name)
+    assert descriptors() == before
+    assert not any(map(os.path.exists, (f"/dev/shm{name}", *_files._doorbells(bell_id))))
+
+
+def test_no_descriptor_left(name: str) -> None:
+    """Whichever it is that can't be had, the error names the limit, and nothing is left."""
+    with Channel.create(name):
+        before = descriptors()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for limit in itertools.count(3):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                Channel.open(name).close()
+                break
+            except LimitError as error:
+                assert error.errno == errno.EMFILE
+                assert "RLIMIT_NOFILE" in str(error)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert descriptors() == before
+    assert limit >= len(before)
+
+
+def test_a_fifo_of_that_name(name: str) -> None:
+    os.mkfifo(f"/dev/shm{name}")
+    try:
+        for make in (Channel.open, partial(Channel.create, exist_ok=True)):
+            with pytest.raises(CorruptError, match="not a channel"):
+                make(name)
+    finally:
+        os.unlink(f"/dev/shm{name}")
