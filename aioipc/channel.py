@@ -111,10 +111,13 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 self._watch.remove(self)
                 raise
         except BaseException:
-            _files.close(files[1:])
-            if is_new:
+            if self._joined:  # and then interrupted
+                self._leave()
+            else:
+                _files.close(files[1:])
+            if is_new:  # nobody could know that it is there
                 with suppress(Error):
-                    _files.unlink(name, self._identity, self._id)
+                    _files.unlink(name, os.fstat(files.memory), _binding.identify(files.memory)[1])
             raise
         finally:
             os.close(files.memory)
@@ -393,6 +396,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._reap()
 
     def _error(self, result: int) -> Error:
+        self._handle.check()  # the buffer of what was to be sent may have closed it
         what = self._handle.what
         if result == _binding.ENDED:
             return BrokenError(f"{what} has been ended: nothing more can be sent")

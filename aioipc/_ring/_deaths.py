@@ -4,10 +4,9 @@ A peer has the doorbells of its channel open for writing.  When it dies, the ker
 those who watch these files so.  One inotify instance serves the process, for there may be 128 of a
 user (fs.inotify.max_user_instances).
 
-The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it
-closes the kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor,
-whose number is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of
-these.
+The dead are known by a lock that they do not hold any more (fcntl(2), F_OFD_SETLK).  But of a descriptor that it closes
+the kernel tells the watchers first, and drops its locks then.  So a peer has its lock on a third descriptor, whose
+number is between those of the doorbells: be they closed upwards or downwards, the lock is gone with the last of these.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from threading import RLock
 from typing import Protocol
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 from aioipc import _limits
 from aioipc._ring import _binding
@@ -36,12 +35,14 @@ class Peer(Protocol):
 
 
 class Watch:
-    """The inotify instance of this process.  Its threads share it."""
+    """The inotify instance of this process, for all of its threads."""
 
     def __init__(self, name: str) -> None:
         self.birth = Gate()
-        self._peers: dict[int, WeakSet[Peer]] = {}
-        self._lock = RLock()  # a handle may be collected, and so removed, at any time: in add(), say
+        # A thread that has it can come here again: a collection at any place closes what was not closed.
+        self._lock = RLock()
+        self._peers: dict[int, dict[int, ReferenceType[Peer]]] = {}
+        """By the number of the watch, then by id()."""
         try:
             self.fileno = _binding.watch_closes()
         except OSError as error:
@@ -50,21 +51,24 @@ class Watch:
     def add(self, descriptors: Iterable[int], peer: Peer, name: str) -> None:
         """From now on, tell this peer when somebody has closed one of these files."""
         try:
-            for descriptor in descriptors:
-                with self._lock:
-                    number = _binding.add_watch(self.fileno, descriptor)
-                    self._peers.setdefault(number, WeakSet()).add(peer)
+            with self._lock:
+                for descriptor in descriptors:
+                    number = None
+                    # Again if a peer that was collected meanwhile, the last one, has taken the watch along.
+                    while (found := _binding.add_watch(self.fileno, descriptor)) != number:
+                        number = found
+                        self._peers.setdefault(number, {})[id(peer)] = ref(peer)
         except OSError as error:
             self.remove(peer)
             raise _explain(error, "fs.inotify.max_user_watches", name) from None
 
     def remove(self, peer: Peer) -> None:
         """Do so no more."""
-        if self.birth.inherited:  # with its lock, which another thread of the parent may have held
+        if self.birth.inherited:  # and the lock perhaps another thread's, which this process has not
             return
         with self._lock:
             for number, peers in list(self._peers.items()):
-                peers.discard(peer)
+                peers.pop(id(peer), None)
                 if not peers and self._peers.pop(number, None) is not None:
                     _binding.remove_watch(self.fileno, number)
 
@@ -74,14 +78,16 @@ class Watch:
             news = os.read(self.fileno, 4096)
         except BlockingIOError:
             return
-        for peer in self._concerned(set(_numbers(news))):
-            peer.reap_dead()
+        for number in set(_numbers(news)):
+            for peer in self._concerned(number):
+                peer.reap_dead()
 
-    def _concerned(self, numbers: set[int]) -> set[Peer]:
+    def _concerned(self, number: int) -> list[Peer]:
         with self._lock:
-            if min(numbers) < 0:  # the kernel's list has overflowed
-                numbers = set(self._peers)
-            return {peer for number in numbers for peer in self._peers.get(number, ())}
+            # -1: the kernel's list has overflowed.
+            watches = list(self._peers.values()) if number < 0 else [self._peers.get(number, {})]
+            known = [peer() for peers in watches for peer in list(peers.values())]
+        return [peer for peer in known if peer is not None]
 
 
 def _numbers(news: bytes) -> Iterator[int]:

@@ -25,6 +25,12 @@ is_own(const Ring *self)
     return !immediate->is_inherited(self->sending.gate);
 }
 
+bool
+is_open(const Ring *self)
+{
+    return self->is_joined && !self->is_closed;
+}
+
 static void
 close_descriptors(Ring *self)
 {
@@ -73,6 +79,16 @@ take_back(Ring *self)
 }
 
 /* Lifetime ------------------------------------------------------------------ */
+
+PyObject *
+make_immediate(const struct immediate_kind *kind, Ring *self, struct immediate_line *line, PyObject *argument)
+{
+    if (line->gate == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this was not made by create or open");
+        return NULL;
+    }
+    return immediate->make(kind, (PyObject *)self, line, argument);
+}
 
 PyObject *
 result_of(enum ring_result result)
@@ -203,23 +219,27 @@ must_wait(enum ring_result result)
     return result == RING_FULL || result == RING_EMPTY || result == RING_BUSY;
 }
 
-/* Try, and if the caller is to wait after that, once more with the doorbell armed. */
+/* Try, and if the caller is to wait after that, once more with the doorbell armed.  RING_BUSY also if it is not open. */
 enum ring_result
 attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell)
 {
+    if (!is_open(self))
+        return RING_BUSY;
+    self->lent++;       /* an operation may copy without the GIL, and be closed then */
     enum ring_result result = operation(self, request);
-    if (!waiting || !must_wait(result))
-        return result;
-    self->ring.waits = true;
-    ring_arm(&self->ring, bell);
-    /* After that: what would tell that a lock is free for it would be heeded otherwise. */
-    if (self->must_reap)
-        reap(self);
-    result = operation(self, request);
-    self->ring.waits = false;
-    /* The next in line here is to hear it, too. */
-    if (!must_wait(result))
-        ring_ring(&self->ring, bell);
+    if (waiting && must_wait(result)) {
+        self->ring.waits = true;
+        ring_arm(&self->ring, bell);
+        /* After that: what would tell that a lock is free for it would be heeded otherwise. */
+        if (self->must_reap)
+            reap(self);
+        result = operation(self, request);
+        self->ring.waits = false;
+        /* The next in line here is to hear it, too. */
+        if (!must_wait(result))
+            ring_ring(&self->ring, bell);
+    }
+    take_back(self);
     return result;
 }
 
@@ -228,8 +248,8 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
 static PyObject *
 Ring_reap(Ring *self, PyObject *Py_UNUSED(ignored))
 {
-    /* Another thread of this process may say so, while this one opens it or has just closed it. */
-    if (self->is_joined)
+    /* Another thread may have news for it, while this one opens it or has just closed it. */
+    if (is_open(self))
         reap(self);
     Py_RETURN_NONE;
 }
@@ -240,6 +260,10 @@ Ring_listen(Ring *self, PyObject *args)
     int bell;
     if (!PyArg_ParseTuple(args, "i:listen", &bell))
         return NULL;
+    if (!is_open(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "the ring is not open");
+        return NULL;
+    }
     int ear = ring_listen(&self->ring, bell == 0 ? RING_MESSAGES : RING_ROOM);
     return ear < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(ear);
 }
@@ -255,7 +279,7 @@ static PyObject *
 Ring_look(Ring *self, PyObject *Py_UNUSED(ignored))
 {
     struct ring_statistics found;
-    enum ring_result result = ring_look(&self->ring, &found);
+    enum ring_result result = is_open(self) ? ring_look(&self->ring, &found) : RING_BUSY;
     if (result != RING_OK)
         return result_of(result);
     return Py_BuildValue("(KKIIIN)", (unsigned long long)found.messages, (unsigned long long)found.bytes,
@@ -273,6 +297,11 @@ Ring_capacity(Ring *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(self->ring.memory.capacity);
 }
+
+static PyMemberDef Ring_members[] = {
+    {"_joined", T_BOOL, offsetof(Ring, is_joined), READONLY, PyDoc_STR("Whether it keeps the descriptors it was given.")},
+    {NULL},
+};
 
 static PyGetSetDef Ring_getset[] = {
     {"_fault", (getter)Ring_fault, NULL, PyDoc_STR("What was found to be wrong last."), NULL},
@@ -340,6 +369,7 @@ static PyTypeObject Ring_type = {
     .tp_as_async = &Ring_async,
     .tp_methods = Ring_methods,
     .tp_getset = Ring_getset,
+    .tp_members = Ring_members,
 };
 
 /* The module ------------------------------------------------------------------ */

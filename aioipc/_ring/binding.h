@@ -20,7 +20,8 @@ typedef struct Loan Loan;
  *   1. The ring is in the address space, and this process a peer, from the creation until it is closed and
  *      nothing is lent any more: not before, for a copy may be under way and arrays may lie there.
  *   2. No operation touches the ring once it is closed, or in a child of a fork.  The gates see to that on the fast
- *      path, Python on the slow one; loans ask.
+ *      path, Python on the slow one.  But foreign code may run in between, in __buffer__ or in another thread: who
+ *      is about to touch it asks is_open.
  */
 typedef struct Ring {
     PyObject_HEAD
@@ -39,6 +40,9 @@ extern PyTypeObject Loan_type;
 extern const struct immediate_api *immediate;
 extern PyObject *str_send, *str_receive, *str_next;     /* the methods of the slow path */
 
+/* Whether it has joined, is not closed and not inherited: its slot and descriptors are its own. */
+bool is_open(const Ring *self);
+
 /* Whether the ring is this process's, and not that of the parent from which it was forked. */
 bool is_own(const Ring *self);
 
@@ -53,8 +57,12 @@ void recall_loans(Ring *ring);
 /* Something to do with the ring, now or not at all.  RING_SYSTEM may come with a Python exception. */
 typedef enum ring_result (*operation)(Ring *self, void *request);
 
-/* Try, and if the caller is to wait after that, once more with the doorbell armed. */
+/* Try, and if the caller is to wait after that, once more with the doorbell armed.  RING_BUSY also if it is not open. */
 enum ring_result attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell);
+
+/* An operation of this kind, for Python to await. */
+PyObject *make_immediate(const struct immediate_kind *kind, Ring *self, struct immediate_line *line,
+                         PyObject *argument);
 
 /* The result as a number, or an exception. */
 PyObject *result_of(enum ring_result result);

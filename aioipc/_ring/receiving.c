@@ -139,13 +139,13 @@ static const struct immediate_kind next_kind = {"__anext__()", attempt_receive, 
 PyObject *
 Ring_receive(Ring *self, PyObject *Py_UNUSED(ignored))
 {
-    return immediate->make(&receive_kind, (PyObject *)self, &self->receiving, NULL);
+    return make_immediate(&receive_kind, self, &self->receiving, NULL);
 }
 
 PyObject *
 Ring_anext(Ring *self)
 {
-    return immediate->make(&next_kind, (PyObject *)self, &self->receiving, NULL);
+    return make_immediate(&next_kind, self, &self->receiving, NULL);
 }
 
 PyObject *

@@ -1,8 +1,6 @@
 /* Sending: what the binding does with the sending half of a ring. */
 #include "binding.h"
 
-#include <errno.h>
-
 struct sending {
     const Py_buffer *items;
     Py_ssize_t count;
@@ -21,7 +19,7 @@ send_all(Ring *self, void *request)
         length += ring_length((uint64_t)items[i].len);
     bool is_short = length <= (count == 1 ? RING_SMALL : BATCH);
     if (!is_short && count > 1 && (loans = PyMem_New(struct ring_loan, count)) == NULL) {
-        errno = ENOMEM;
+        PyErr_NoMemory();
         return RING_SYSTEM;
     }
     enum ring_result result = ring_lock_send(ring);
@@ -68,11 +66,12 @@ attempt_send(PyObject *owner, PyObject *item)
         result = send_all((Ring *)owner, &request);
     } else {
         if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0) {
-            PyErr_Clear();  /* the slow path says it better, or takes what is in pieces */
+            if (PyErr_ExceptionMatches(PyExc_Exception))    /* not KeyboardInterrupt and the like */
+                PyErr_Clear();  /* the slow path says it better, or takes what is in pieces */
             return NULL;
         }
         /* Python code may have given the buffer, and closed the handle meanwhile. */
-        result = ((Ring *)owner)->is_closed ? RING_BUSY : send_all((Ring *)owner, &request);
+        result = is_open((Ring *)owner) ? send_all((Ring *)owner, &request) : RING_BUSY;
         PyBuffer_Release(&view);
     }
     return result == RING_OK ? Py_NewRef(Py_None) : NULL;
@@ -89,7 +88,7 @@ static const struct immediate_kind send_kind = {"send()", attempt_send, perform_
 PyObject *
 Ring_send(Ring *self, PyObject *item)
 {
-    return immediate->make(&send_kind, (PyObject *)self, &self->sending, item);
+    return make_immediate(&send_kind, self, &self->sending, item);
 }
 
 PyObject *

@@ -132,7 +132,7 @@ def test_threads_that_open_and_close_the_same_channel(name: str) -> None:
                 thread.join()
             assert errors == []
             watch = _deaths.watch(name)
-            assert [set(peers) for peers in watch._peers.values()] == [{channel}] * 2
+            assert [[peer() for peer in peers.values()] for peers in watch._peers.values()] == [[channel]] * 2
         assert watch._peers == {}
     finally:
         sys.setswitchinterval(before)
