@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -206,3 +206,25 @@ def test_a_fifo_of_that_name(name: str) -> None:
                 make(name)
     finally:
         os.unlink(f"/dev/shm{name}")
+
+
+def test_a_cycle_through_a_block(name: str) -> None:
+    """What is forgotten in the middle of a block is collected, and gives back what it has."""
+
+    class Holder(Channel):
+        block: AbstractContextManager[memoryview]
+
+    with Channel.create(name) as channel:
+        channel.send_nowait(b"message")
+        before = descriptors()
+        for start in (Holder.borrow_nowait, lambda holder: holder.reserve_nowait(7)):
+            holder = Holder.open(name)
+            holder.block = start(holder)
+            view = holder.block.__enter__()
+            with pytest.warns(ResourceWarning, match="unclosed"):
+                del holder, view
+                gc.collect()
+            gc.collect()  # the warning had it
+            assert descriptors() == before
+        assert channel.receive_nowait() == b"message"
+        assert channel.statistics().messages == 0
