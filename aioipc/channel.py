@@ -434,6 +434,9 @@ class _Block:
             raise
 
     def _enter(self, loan: Loan) -> memoryview:
+        if self._loan is not None:
+            loan.undo()
+            raise RuntimeError("this block has been entered already: each `with` needs one of its own")
         self._loan = loan
         self._view = memoryview(loan)
         return self._view
@@ -497,4 +500,6 @@ def _plain(item: Buffer) -> Buffer:
         view = memoryview(item)
     except TypeError:
         raise TypeError(f"a message must be bytes-like, not {type(item).__name__}") from None
+    except ValueError:  # numpy can't say what is in its arrays of times, but gives their bytes
+        return item
     return view if view.c_contiguous else view.tobytes()

@@ -26,7 +26,7 @@ struct Loan {
 PyObject *
 new_loan(Ring *ring, const struct ring_loan *loan, bool is_written)
 {
-    Loan *self = PyObject_New(Loan, &Loan_type);
+    Loan *self = PyObject_GC_New(Loan, &Loan_type);
     if (self == NULL)
         return NULL;
     self->ring = (Ring *)Py_NewRef((PyObject *)ring);
@@ -40,6 +40,7 @@ new_loan(Ring *ring, const struct ring_loan *loan, bool is_written)
         self->next->previous = self;
     ring->loans = self;
     ring->lent++;
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 }
 
@@ -90,13 +91,22 @@ recall_loans(Ring *ring)
         undo(ring->loans);
 }
 
+/* No tp_clear: whoever has the buffer needs the ring; what is lent and forgotten is cleared at the buffer's owner. */
+static int
+Loan_traverse(Loan *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->ring);
+    return 0;
+}
+
 static void
 Loan_dealloc(Loan *self)
 {
+    PyObject_GC_UnTrack(self);
     if (self->state == OPEN)
         undo(self);
     Py_DECREF(self->ring);
-    PyObject_Free(self);
+    PyObject_GC_Del(self);
 }
 
 static int
@@ -124,7 +134,7 @@ Loan_releasebuffer(Loan *self, Py_buffer *Py_UNUSED(view))
 static PyObject *
 Loan_end(Loan *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->state != OPEN || !is_own(self->ring))
+    if (self->state != OPEN || !is_open(self->ring))
         Py_RETURN_FALSE;
     if (self->is_written) {
         if (self->views > 0) {
@@ -172,8 +182,9 @@ PyTypeObject Loan_type = {
     .tp_name = "aioipc._ring._binding.Loan",
     .tp_doc = PyDoc_STR("A message in shared memory, while it is written or read there."),
     .tp_basicsize = sizeof(Loan),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_dealloc = (destructor)Loan_dealloc,
+    .tp_traverse = (traverseproc)Loan_traverse,
     .tp_as_buffer = &Loan_buffer,
     .tp_methods = Loan_methods,
 };

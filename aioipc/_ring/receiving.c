@@ -197,11 +197,11 @@ Ring_try_borrow(Ring *self, PyObject *args)
     int waiting;
     if (!PyArg_ParseTuple(args, "p:try_borrow", &waiting))
         return NULL;
+    self->lent++;       /* a collection in new_loan can close it */
     enum ring_result result = attempt(self, borrow, &loan, waiting, RING_MESSAGES);
-    if (result != RING_OK)
-        return result_of(result);
-    PyObject *made = new_loan(self, &loan, false);
-    if (made == NULL)
+    PyObject *made = result == RING_OK ? new_loan(self, &loan, false) : result_of(result);
+    if (made == NULL && result == RING_OK)
         ring_return(&self->ring, &loan);
+    take_back(self);
     return made;
 }

@@ -154,12 +154,12 @@ Ring_try_reserve(Ring *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "np:try_reserve", &size, &waiting))
         return NULL;
     struct ring_loan loan = {.size = (uint64_t)size};
+    self->lent++;       /* a collection in new_loan can close it */
     enum ring_result result = attempt(self, reserve, &loan, waiting, RING_ROOM);
-    if (result != RING_OK)
-        return result_of(result);
-    PyObject *made = new_loan(self, &loan, true);
-    if (made == NULL)
+    PyObject *made = result == RING_OK ? new_loan(self, &loan, true) : result_of(result);
+    if (made == NULL && result == RING_OK)
         ring_abort(&self->ring, &loan);
+    take_back(self);
     return made;
 }
 

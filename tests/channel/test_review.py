@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from aioipc import Channel, ClosedError, CorruptError, LimitError, WouldBlock
@@ -206,3 +207,54 @@ def test_a_fifo_of_that_name(name: str) -> None:
                 make(name)
     finally:
         os.unlink(f"/dev/shm{name}")
+
+
+def test_a_cycle_through_a_block(name: str) -> None:
+    """What is forgotten in the middle of a block is collected, and gives back what it has."""
+
+    class Holder(Channel):
+        block: AbstractContextManager[memoryview]
+
+    with Channel.create(name) as channel:
+        channel.send_nowait(b"message")
+        before = descriptors()
+        for start in (Holder.borrow_nowait, lambda holder: holder.reserve_nowait(7)):
+            holder = Holder.open(name)
+            holder.block = start(holder)
+            view = holder.block.__enter__()
+            with pytest.warns(ResourceWarning, match="unclosed"):
+                del holder, view
+                gc.collect()
+            gc.collect()  # the warning had it
+            assert descriptors() == before
+        assert channel.receive_nowait() == b"message"
+        assert channel.statistics().messages == 0
+
+
+def test_a_block_entered_twice(name: str) -> None:
+    with Channel.create(name) as channel:
+        block = channel.reserve_nowait(1)
+        with block as view:
+            view[0] = 65
+            with pytest.raises(RuntimeError, match="entered already"), block:
+                pass
+        with block as view:
+            view[0] = 66
+        assert channel.receive_many_nowait(3) == [b"A", b"B"]
+
+
+@pytest.mark.anyio
+async def test_arrays_without_a_format(name: str) -> None:
+    """What can be sent at once can be sent after waiting, too."""
+    times = np.array(["2020-01-01", "2020-01-02"], "M8[D]")
+    with Channel.create(name) as channel:
+        await channel.send(times)
+        channel.send_nowait(times)
+        await channel.send_many([times])
+        assert [await channel.receive() for _ in range(3)] == [times.tobytes()] * 3
+        with pytest.raises(ValueError, match="contiguous"):
+            await channel.send(times[::-1])
+        released = memoryview(b"text")
+        released.release()
+        with pytest.raises(ValueError, match="released"):
+            channel.send_nowait(released)
