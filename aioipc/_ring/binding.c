@@ -209,7 +209,7 @@ reap(Ring *self)
 {
     bool waits = self->ring.waits;
     self->ring.waits = true;
-    self->must_reap = ring_reap(&self->ring) == RING_BUSY;
+    ring_reap(&self->ring);     /* what it can't do now it does when a bell has rung */
     self->ring.waits = waits;
 }
 
@@ -230,9 +230,10 @@ attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_
     if (waiting && must_wait(result)) {
         self->ring.waits = true;
         ring_arm(&self->ring, bell);
-        /* After that: what would tell that a lock is free for it would be heeded otherwise. */
-        if (self->must_reap)
-            reap(self);
+        /* Not only when a death was reported: another peer may have been about to clean up just then, so that the
+         * dead one seemed to live, and have found a lock taken.  After arming: the bells that ring when that is
+         * free are heard now. */
+        reap(self);
         result = operation(self, request);
         self->ring.waits = false;
         /* The next in line here is to hear it, too. */

@@ -30,7 +30,6 @@ typedef struct Ring {
     struct immediate_line receiving;
     Loan *loans;            /* those whose block has not ended */
     Py_ssize_t lent;        /* reasons not to leave: loans, and copies under way */
-    bool must_reap;         /* a lock kept it from cleaning up after the dead */
     bool is_joined;
     bool is_closed;
     struct Ring *next, *previous;   /* all that have joined */

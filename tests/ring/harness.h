@@ -78,7 +78,6 @@ bed_remove(struct bed *bed)
 struct peer {
     struct ring ring;
     int deaths;             /* inotify */
-    bool must_reap;
     unsigned long lost;     /* how often no bell rang though it could be done */
 };
 
@@ -101,7 +100,6 @@ peer_try_join(struct peer *peer, struct bed *bed)
     CHECK(peer->deaths >= 0);
     CHECK(inotify_add_watch(peer->deaths, bed->bells[0], IN_CLOSE_WRITE) >= 0);
     CHECK(inotify_add_watch(peer->deaths, bed->bells[1], IN_CLOSE_WRITE) >= 0);
-    peer->must_reap = true;     /* who has died before is not reported */
     peer->lost = 0;
     enum ring_result result = ring_join(&peer->ring, &bed->memory, lock_file, bells);
     if (result == RING_OK)
@@ -171,13 +169,9 @@ wait_until(struct peer *peer, enum ring_bell bell, attempt *try, void *what)
     while (!is_final(result)) {
         ring->waits = true;
         ring_arm(ring, bell);
-        if (deaths_reported(peer))
-            peer->must_reap = true;
-        if (peer->must_reap) {
-            result = ring_reap(ring);
-            CHECK(result == RING_OK || result == RING_BUSY);
-            peer->must_reap = result == RING_BUSY;
-        }
+        deaths_reported(peer);
+        result = ring_reap(ring);
+        CHECK(result == RING_OK || result == RING_BUSY);
         result = try(peer, what);
         ring->waits = false;
         if (is_final(result)) {
