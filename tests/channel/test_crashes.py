@@ -129,6 +129,8 @@ async def test_receivers_survive_a_death_at_any_instruction(
                 async with receiving(receiver) as received:
                     was_killed = killed_after(steps, peer, name, SENDS[what])
                     expected = own.statistics().messages
+                    if rng.random() < 0.5:
+                        own._watch.look()  # the news of the death, before the sleeper's loop runs
                     with anyio.fail_after(30):
                         await until(lambda received=received, expected=expected: len(received) == expected)
                         await sender.send(b"after")
@@ -168,6 +170,8 @@ async def test_senders_survive_a_death_at_any_instruction(
                     await until(lambda sender=sender: sender.statistics().tasks_waiting_send == 1)
                     was_killed = killed_after(steps, peer, name, RECEIVES[what])
                     left = own.statistics().messages
+                    if rng.random() < 0.5:
+                        own._watch.look()
                     with anyio.fail_after(30):
                         if left > 0:
                             assert await receiver.receive() == b"first", steps
