@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_WOULD_BLOCK = (_binding.FULL, _binding.EMPTY, _binding.BUSY)
+
 
 class ChannelStatistics(NamedTuple):
     """What `Channel.statistics` found, all at about the same moment."""
@@ -223,7 +225,10 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
 
     async def send_many(self, items: Iterable[Buffer]) -> None:
-        """Send messages, one after the other and no others in between, waiting for room for all of them.
+        """Send messages, one after the other, waiting for room for all of them.
+
+        Up to 64 KiB of them together appear at once.  Of more, receivers can have the first while the
+        next are still copied, and messages of others in between; if the process dies then, the rest is never seen.
 
         Cancelled, it has sent none of them.  Exceptions are those of `send`, and
 
@@ -329,10 +334,13 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
         Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends
         well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the
-        messages after it meanwhile.  Its room is free again when nothing is left that was made of the view, such as
-        an array.
+        messages after it meanwhile.
 
-        :raises EndOfStream: if the channel has been ended, and all has been consumed; this and the others on entering
+        Nothing that was made of the view, such as an array, may be left at the end of the block.
+
+        :raises BufferError: at the end, if something of that kind is left; the message goes back, and what is left
+            may come to show others
+        :raises EndOfStream: if the channel has been ended, and all has been consumed; this and the rest on entering
         :raises ClosedError: if the handle is closed, then or before the block has ended
         :raises CorruptError: if what is in the shared memory can't be right
         :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
@@ -383,10 +391,15 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
             raise EndOfStream(f"{self._handle.what} has been ended, and all has been consumed") from None
 
     def _attempt(self, attempt: Callable[..., int | _T], *args: object) -> _T:
-        """What an attempt returns, or the exception that its number stands for."""
-        # Before it: whoever dies from now on is reported to those who wait.
-        self._watch.look()
-        found = attempt(*args)
+        """What an attempt returns, or the exception that its number stands for.
+
+        :param args: its arguments, the last of which is whether the caller waits if it raises `WouldBlock`
+        """
+        found = attempt(*args[:-1], False)
+        if isinstance(found, int) and found in _WOULD_BLOCK:
+            # Before it tries again: whoever dies from now on is reported to those who wait.
+            self._watch.look()
+            found = attempt(*args)
         if isinstance(found, int) and found != _binding.OK:
             raise self._error(found)
         return found  # type: ignore[return-value]

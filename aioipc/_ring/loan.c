@@ -2,8 +2,11 @@
  *
  * Invariants
  *   1. The memory can be reached through a buffer only, and a buffer keeps the Loan, and so the Ring, alive.
- *   2. What is written is published only when no buffer is out: nobody can write to a message.
- *   3. What has been read makes room for others only when no buffer is out.
+ *   2. The block ends well only when no buffer is out: nobody can write to a message that was published, or look at one that
+ *      was consumed and find another.  (ring_keep would allow to look, but not for long: the ring goes no further than a
+ *      message that is kept, and a process that keeps one while it waits for the next stops them all.)
+ *   3. What was written and given up makes room for others only when no buffer is out.  What was read and given back is
+ *      there for others at once; who still has a buffer sees whatever comes there.
  */
 #include "binding.h"
 
@@ -55,9 +58,9 @@ unlink_loan(Loan *self)
         self->next->previous = self->previous;
 }
 
-/* It is nobody's: GONE now or, while somebody looks at it, later. */
+/* Give up what was written: GONE now or, while somebody could still write to it, later. */
 static void
-leave(Loan *self)
+give_up(Loan *self)
 {
     if (self->views > 0) {
         self->state = LEAVING;
@@ -65,7 +68,7 @@ leave(Loan *self)
     }
     self->state = DONE;
     if (is_own(self->ring))
-        ring_finish(&self->ring->ring, &self->loan);
+        ring_abort(&self->ring->ring, &self->loan);
     take_back(self->ring);
 }
 
@@ -75,7 +78,7 @@ undo(Loan *self)
 {
     unlink_loan(self);
     if (self->is_written)
-        leave(self);
+        give_up(self);
     else {
         self->state = DONE;
         if (is_own(self->ring))
@@ -128,7 +131,7 @@ Loan_releasebuffer(Loan *self, Py_buffer *Py_UNUSED(view))
 {
     self->views--;
     if (self->views == 0 && self->state == LEAVING)
-        leave(self);
+        give_up(self);
 }
 
 static PyObject *
@@ -136,23 +139,19 @@ Loan_end(Loan *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->state != OPEN || !is_open(self->ring))
         Py_RETURN_FALSE;
-    if (self->is_written) {
-        if (self->views > 0) {
-            PyErr_SetString(PyExc_BufferError,
-                            "something that was made of the buffer, such as an array, could still write to the message: "
-                            "delete it before the block ends; nothing was sent");
-            return NULL;
-        }
-        unlink_loan(self);
-        self->state = DONE;
-        ring_commit(&self->ring->ring, &self->loan);
-        take_back(self->ring);
-    } else {
-        unlink_loan(self);
-        if (self->views > 0)
-            ring_keep(&self->ring->ring, &self->loan);
-        leave(self);
+    if (self->views > 0) {
+        PyErr_Format(PyExc_BufferError,
+                     "something that was made of the view, such as an array, is still there: delete it before the block "
+                     "ends; the message %s", self->is_written ? "was not sent" : "goes back, and is delivered again");
+        return NULL;
     }
+    unlink_loan(self);
+    self->state = DONE;
+    if (self->is_written)
+        ring_commit(&self->ring->ring, &self->loan);
+    else
+        ring_finish(&self->ring->ring, &self->loan);
+    take_back(self->ring);
     Py_RETURN_TRUE;
 }
 

@@ -62,6 +62,7 @@ receive_one(Ring *self, void *request)
 struct receiving {
     PyObject *messages;     /* a list */
     Py_ssize_t count;       /* how many there may be */
+    uint64_t bytes;         /* that they took up in the ring */
 };
 
 /* Receive messages, as many as one lock gives. */
@@ -94,18 +95,24 @@ receive_some(Ring *self, struct receiving *request)
     ring_unlock_receive(ring);
     if (bytes > 0)
         ring_wake_senders(ring);
-    if (is_borrowed && !append(request->messages, take_borrowed(self, &loan)))
-        result = RING_SYSTEM;
+    if (is_borrowed) {
+        bytes += ring_length(loan.size);
+        if (!append(request->messages, take_borrowed(self, &loan)))
+            result = RING_SYSTEM;
+    }
+    request->bytes += bytes;
     return result;
 }
 
-/* Receive messages until there are no more, or as many as may be. */
+/* Receive messages until there are no more, or as many as may be; while others send, not more than fit into the ring
+ * at once. */
 static enum ring_result
 receive_many(Ring *self, void *argument)
 {
     struct receiving *request = argument;
     enum ring_result result = RING_OK;
-    while (result == RING_OK && PyList_GET_SIZE(request->messages) < request->count && !self->is_closed)
+    while (result == RING_OK && PyList_GET_SIZE(request->messages) < request->count && !self->is_closed
+           && request->bytes < self->ring.memory.capacity)
         result = receive_some(self, request);
     if (PyList_GET_SIZE(request->messages) == 0)
         return result;
@@ -162,7 +169,7 @@ Ring_try_receive(Ring *self, PyObject *args)
 PyObject *
 Ring_try_receive_many(Ring *self, PyObject *args)
 {
-    struct receiving request;
+    struct receiving request = {.bytes = 0};
     int waiting;
     if (!PyArg_ParseTuple(args, "np:try_receive_many", &request.count, &waiting))
         return NULL;

@@ -17,7 +17,7 @@ import anyio.abc
 import anyio.lowlevel
 import numpy as np
 import pytest
-from conftest import Task, call_soon, counted_passes, times_out, until
+from conftest import Task, call_soon, counted_passes, until
 
 import aioipc
 from aioipc import Channel

@@ -39,7 +39,7 @@ class Record:
 
     def __init__(self, data: bytes, state: str, owner: Channel | None = None) -> None:
         self.data = data
-        self.state = state  # reserved, ready, borrowed, kept, gone
+        self.state = state  # reserved, ready, borrowed, gone
         self.owner = owner
 
 
@@ -50,14 +50,12 @@ class Open:
         self.block = block
         self.record = record
         self.view = view
-        self.kept: list[memoryview] = []
 
 
 class ChannelMachine(RuleBasedStateMachine):
     handles = Bundle("handles")
     reserved = Bundle("reserved")
     borrowed = Bundle("borrowed")
-    views = Bundle("views")
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +64,6 @@ class ChannelMachine(RuleBasedStateMachine):
         self.numbers = itertools.count()
         self.open: set[Channel] = set()
         self.first: Channel | None = None
-        self.kept: dict[int, tuple[Record, list[memoryview]]] = {}
 
     @initialize(target=handles, capacity=st.sampled_from([64, 100, 128, 192, 640, 1024, 4096, 8192, 65536 - 64, 65536]))
     def create(self, capacity: int) -> Channel:
@@ -231,33 +228,27 @@ class ChannelMachine(RuleBasedStateMachine):
         record.state, record.owner = "borrowed", handle
         return Open(block, record, view)
 
-    @rule(target=views, entered=consumes(borrowed), way=st.sampled_from(["finish", "finish", "return", "keep"]))
-    def leave_borrowed(self, entered: Open, way: str) -> Any:
+    @rule(entered=consumes(borrowed), way=st.sampled_from(["finish", "finish", "return", "keep"]))
+    def leave_borrowed(self, entered: Open, way: str) -> None:
         record = entered.record
         if record.owner not in self.open:
             with pytest.raises(aioipc.ClosedError):
                 entered.block.__exit__(None, None, None)
-            return multiple()
+            return
         assert entered.view == record.data
         if way == "return":
             entered.block.__exit__(ValueError, ValueError(), None)
             record.state = "ready"
-            return multiple()
+            return
         if way == "finish":
             entered.block.__exit__(None, None, None)
             record.state = "gone"
-            return multiple()
-        entered.kept.append(entered.view[:])
-        entered.block.__exit__(None, None, None)
-        record.state = "kept"
-        return entered
-
-    @rule(entered=consumes(views))
-    def drop_view(self, entered: Open) -> None:
-        assert entered.kept[0] == entered.record.data
-        entered.kept.pop().release()
-        assert entered.record.state == "kept"
-        entered.record.state = "gone"
+            return
+        left = entered.view[:]
+        with pytest.raises(BufferError):
+            entered.block.__exit__(None, None, None)
+        left.release()
+        record.state = "ready"
 
     # Handles
 
