@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+_WOULD_BLOCK = (_binding.FULL, _binding.EMPTY, _binding.BUSY)
+
 
 class ChannelStatistics(NamedTuple):
     """What `Channel.statistics` found, all at about the same moment."""
@@ -383,10 +385,15 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
             raise EndOfStream(f"{self._handle.what} has been ended, and all has been consumed") from None
 
     def _attempt(self, attempt: Callable[..., int | _T], *args: object) -> _T:
-        """What an attempt returns, or the exception that its number stands for."""
-        # Before it: whoever dies from now on is reported to those who wait.
-        self._watch.look()
-        found = attempt(*args)
+        """What an attempt returns, or the exception that its number stands for.
+
+        :param args: its arguments, the last of which is whether the caller waits if it raises `WouldBlock`
+        """
+        found = attempt(*args[:-1], False)
+        if isinstance(found, int) and found in _WOULD_BLOCK:
+            # Before it tries again: whoever dies from now on is reported to those who wait.
+            self._watch.look()
+            found = attempt(*args)
         if isinstance(found, int) and found != _binding.OK:
             raise self._error(found)
         return found  # type: ignore[return-value]

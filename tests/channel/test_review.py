@@ -258,3 +258,23 @@ async def test_arrays_without_a_format(name: str) -> None:
         released.release()
         with pytest.raises(ValueError, match="released"):
             channel.send_nowait(released)
+
+
+@pytest.mark.anyio
+async def test_no_look_at_the_watch_without_need(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What need not wait makes no call to the kernel."""
+    with Channel.create(name) as channel:
+        looks: list[None] = []
+        monkeypatch.setattr(channel._watch, "look", lambda: looks.append(None))
+        channel.send_nowait(b"message")
+        channel.receive_nowait()
+        await channel.send_many([b"a", b"b"])
+        assert await channel.receive_many(2) == [b"a", b"b"]
+        async with channel.reserve(3):
+            pass
+        async with channel.borrow():
+            pass
+        assert not looks
+        with pytest.raises(WouldBlock):
+            channel.receive_nowait()
+        assert looks
