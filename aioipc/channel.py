@@ -225,7 +225,10 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
 
     async def send_many(self, items: Iterable[Buffer]) -> None:
-        """Send messages, one after the other and no others in between, waiting for room for all of them.
+        """Send messages, one after the other, waiting for room for all of them.
+
+        Up to 64 KiB of them together appear at once.  Of more, receivers can have the first while the
+        next are still copied, and messages of others in between; if the process dies then, the rest is never seen.
 
         Cancelled, it has sent none of them.  Exceptions are those of `send`, and
 
