@@ -107,6 +107,17 @@ def _explain(error: OSError, limit: str, name: str) -> Exception:
 _watch: Watch | None = None
 
 
+def _leave_to_parent() -> None:
+    """In the child of a fork: it has a descriptor of the parent's instance, and would keep that alive."""
+    global _watch
+    if _watch is not None:
+        os.close(_watch.fileno)
+        _watch = None
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def watch(name: str) -> Watch:
     """The watch of this process, made when it is first asked for.
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+from conftest import in_child
 
 from aioipc import Channel, ClosedError, CorruptError, LimitError, WouldBlock
 from aioipc._ring import _binding, _deaths, _files
@@ -278,3 +279,28 @@ async def test_no_look_at_the_watch_without_need(name: str, monkeypatch: pytest.
         with pytest.raises(WouldBlock):
             channel.receive_nowait()
         assert looks
+
+
+def test_a_child_has_nothing_of_the_watch(name: str) -> None:
+    """Nor closes what has its number by then; and it can have a watch of its own."""
+    with Channel.create(name) as channel:
+        number = channel._watch.fileno
+
+        def is_free() -> bool:
+            try:
+                os.fstat(number)
+            except OSError:
+                return True
+            return False
+
+        def child() -> list[bool]:
+            freed = is_free()
+            assert os.dup2(0, number) == number
+            channel.close()
+            with Channel.open(name) as own:
+                own.send_nowait(b"message")
+                return [freed, in_child(is_free), is_free(), channel._watch is own._watch]
+
+        assert in_child(child) == [True, False, False, False]
+        assert not is_free()
+        assert channel.receive_nowait() == b"message"
