@@ -63,7 +63,7 @@ BREAKS = [
 ]
 
 
-class Unfinished(Exception):
+class UnfinishedError(Exception):
     """The verifier has not looked at all states, and found no fault in those it has looked at."""
 
 
@@ -101,9 +101,9 @@ def verify(settings: str) -> tuple[str | None, int, int]:
     states = re.search(r"^\s*(\d+) states, stored", output, re.MULTILINE)
     depth = re.search(r"depth reached (\d+), errors: (\d+)", output)
     if states is None or depth is None:
-        raise Unfinished(output)
+        raise UnfinishedError(output)
     if fault is None and (depth[2] != "0" or re.search("max search depth|out of memory|not completed", output)):
-        raise Unfinished(output)
+        raise UnfinishedError(output)
     return (fault[1] if fault else None), int(states[1]), int(depth[1])
 
 
@@ -124,7 +124,7 @@ def main() -> int:
             began, processor = time.monotonic(), processor_time()
             try:
                 fault, states, depth = verify(settings)
-            except Unfinished as unfinished:
+            except UnfinishedError as unfinished:
                 print(f"FAILED  {name}: the search was not complete ({settings})\n{unfinished}", flush=True)
                 failed += 1
                 continue
@@ -132,7 +132,8 @@ def main() -> int:
             failed += not good
             print(
                 f"{'ok' if good else 'FAILED':7} {name}: {states:,} states, depth {depth:,}, "
-                f"{time.monotonic() - began:.1f} s ({processor_time() - processor:.1f} s of a processor): {fault or 'no fault'} ({settings})",
+                f"{time.monotonic() - began:.1f} s ({processor_time() - processor:.1f} s of a processor): "
+                f"{fault or 'no fault'} ({settings})",
                 flush=True,
             )
     print(f"{failed} not as they must be" if failed else "all is as it must be")
