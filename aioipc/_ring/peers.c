@@ -227,11 +227,11 @@ ring_leave(struct ring *ring)
 {
     ring->waits = false;
     bool is_clean = undo(ring, ring->slot) == RING_OK;
-    /* Otherwise whoever comes to it cleans up as after a dead one. */
+    ring_both(ring);
+    /* After that: otherwise whoever comes to it cleans up, and rings, as after a dead one. */
     if (is_clean)
         atomic_store_explicit(&ring->memory.header->peer[ring->slot].state, RING_FREE, memory_order_release);
     set_lock(ring->lock_file, ring->slot, F_UNLCK);
-    ring_both(ring);
 }
 
 /* How many records are counted one by one: less than a millisecond. */

@@ -16,20 +16,19 @@ append(PyObject *messages, PyObject *message)
     return is_done;
 }
 
-/* Receive a long message that was borrowed. */
-static PyObject *
-take_borrowed(Ring *self, const struct ring_loan *loan)
+/* Receive a long message that was borrowed: into this, or if there is no memory for it, give it back. */
+static bool
+take_borrowed(Ring *self, const struct ring_loan *loan, PyObject *message)
 {
-    PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)loan->size);
     if (message == NULL) {
         ring_return(&self->ring, loan);
-        return NULL;
+        return false;
     }
     self->lent++;
     copy_message(self, PyBytes_AS_STRING(message), loan->data, (size_t)loan->size);
     ring_finish(&self->ring, loan);
     take_back(self);
-    return message;
+    return true;
 }
 
 /* Receive the next message. */
@@ -53,8 +52,10 @@ receive_one(Ring *self, void *request)
     ring_unlock_receive(ring);
     if (message != NULL)
         ring_wake_senders(ring);
-    else if (result == RING_OK && !is_short)
-        message = take_borrowed(self, &loan);
+    else if (result == RING_OK && !is_short) {
+        message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)loan.size);
+        take_borrowed(self, &loan, message);
+    }
     *(PyObject **)request = message;
     return result == RING_OK && message == NULL ? RING_SYSTEM : result;
 }
@@ -97,8 +98,12 @@ receive_some(Ring *self, struct receiving *request)
         ring_wake_senders(ring);
     if (is_borrowed) {
         bytes += ring_length(loan.size);
-        if (!append(request->messages, take_borrowed(self, &loan)))
+        /* First its place in the list: once it is consumed nothing may fail. */
+        PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)loan.size);
+        bool has_place = append(request->messages, Py_XNewRef(message));
+        if (!take_borrowed(self, &loan, has_place ? message : NULL))
             result = RING_SYSTEM;
+        Py_XDECREF(message);
     }
     request->bytes += bytes;
     return result;
