@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -20,8 +20,8 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
-from aioipc._ring._binding import Loan
-from aioipc._waiting.readiness import Direction, Doorbells
+from aioipc._ring._blocks import AsyncBlock, Block
+from aioipc._waiting.readiness import Doorbells
 from aioipc.errors import (
     BrokenError,
     ClosedError,
@@ -35,7 +35,6 @@ from aioipc.errors import (
 )
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from typing_extensions import Buffer
@@ -422,84 +421,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         if result == _binding.CORRUPT:
             return CorruptError(errno.EUCLEAN, f"{self._fault} can't be right: somebody has overwritten it", self.name)
         return WouldBlock(f"{what} is {'full' if result == _binding.FULL else 'empty or in use'}")
-
-
-class _Block:
-    """A block in which a message is written or read in place."""
-
-    def __init__(self, line: Direction, attempt: Callable[[bool], Loan]) -> None:
-        """Not for use: see `Channel.reserve` and `Channel.borrow`."""
-        self._line = line
-        self._attempt = attempt
-        self._is_entered = False
-        self._loan: Loan | None = None
-        self._view: memoryview | None = None
-
-    @contextmanager
-    def _entering(self) -> Iterator[None]:
-        if self._is_entered:
-            raise RuntimeError("the block has been entered already, and not left")
-        self._is_entered = True
-        try:
-            yield
-        except BaseException:
-            self._is_entered = False
-            raise
-
-    def _enter(self, loan: Loan) -> memoryview:
-        if self._loan is not None:
-            loan.undo()
-            raise RuntimeError("this block has been entered already: each `with` needs one of its own")
-        self._loan = loan
-        self._view = memoryview(loan)
-        return self._view
-
-    def _exit(self, *, ends_well: bool) -> None:
-        loan, self._loan = self._loan, None
-        view, self._view = self._view, None
-        self._is_entered = False
-        if loan is None or view is None:
-            return
-        with suppress(BufferError):  # arrays made of it: the loan knows
-            view.release()
-        del view
-        try:
-            if ends_well and not loan.end():
-                self._line.check()  # the channel was closed within the block, or this is a child of a fork
-        finally:
-            loan.undo()
-
-
-class AsyncBlock(_Block, AbstractAsyncContextManager[memoryview, None]):
-    """A block in which a message is written or read in place, for `async with`."""
-
-    async def __aenter__(self) -> memoryview:
-        with self._entering():
-            return self._enter(await self._line.perform(self._attempt, True))
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._exit(ends_well=exc_type is None)
-
-
-class Block(_Block, AbstractContextManager[memoryview, None]):
-    """A block in which a message is written or read in place, for `with`."""
-
-    def __enter__(self) -> memoryview:
-        with self._entering():
-            return self._enter(self._line.perform_nowait(self._attempt, False))
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._exit(ends_well=exc_type is None)
 
 
 def _plain(item: Buffer) -> Buffer:
