@@ -170,6 +170,11 @@ ring_bury(struct ring *ring, uint32_t slot)
         free_lock(&header->receive_lock, slot);
     }
     set_lock(ring->lock_file, slot, F_UNLCK);
+    /* Others may have looked meanwhile, woken by the very bell that this one is to try again for, and have taken the
+     * dead one for alive.  As long as the lock is contended that bell is still to come. */
+    if (result == RING_BUSY
+        && (atomic_load_explicit(&header->receive_lock, memory_order_relaxed) & RING_CONTENDED) == 0)
+        ring_both(ring);
     return result;
 }
 

@@ -142,7 +142,7 @@ def through_socket(kind: str, loop: str, size: int, count: int) -> float:
             command = sender(kind, loop, path, size, count)
             return await receive(path, size, count, lambda: started.append(start(command)))
 
-    while True:
+    for _ in range(3):
         started: list[subprocess.Popen[bytes]] = []
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -152,6 +152,7 @@ def through_socket(kind: str, loop: str, size: int, count: int) -> float:
                 started[0].kill()
             finally:
                 started[0].wait()
+    raise TimeoutError(f"{kind} on {loop} has hung three times")
 
 
 def channels(size: int, count: int, kinds: tuple[str, ...] = ("channel",)) -> dict[str, Measure]:
