@@ -1,7 +1,7 @@
 /* A model of the ring (aioipc/_ring) for spin: see check_model.py for what is checked, and how.
  *
  * Two producers (slots 0, 1) and two consumers (slots 2, 3), one of which (slot 1) may call ring_end in the end.  Each
- * runs the loop of an operation: reap, try, arm, try again, sleep (ring.h, invariant 7, and Channel._attempt).  Any of them is
+ * runs the loop of an operation: try, arm, reap, try again, sleep (ring.h, invariant 7, and `attempt` in binding.c).  Any of them is
  * killed between any two steps, CRASHES times.  A step is what the code does with one atomic access or system call; several
  * are put together only where nobody else can tell.
  *
@@ -14,10 +14,11 @@
  * What a process had stored is there when it is dead.
  *
  * Sizes, by -D: SENDS0, SENDS1 messages of LENGTH0, LENGTH1 units, CAPACITY, TAKES2, TAKES3 (how many messages a consumer
- * receives before it goes on with something else; 99: for ever), CRASHES, STOPS.
+ * receives before it goes on with something else; 99: for ever), CRASHES, STOPS, CANCELS (of sleepers, who do nothing after).
  * What is done: RESERVE0, RESERVE1, BORROW2, BORROW3 (1: in place), END (1: slot 1 ends the ring).
  * Faults put in, each of which must be found: NO_FENCE_ARM, NO_FENCE_WAKE, REWIND_LOAD_ONLY, IGNORE_BELOW_HEAD, DRAIN_LAST,
  * ONE_BELL, NEXT_AFTER_CAS, FREE_FIRST, NO_DEATH_REPORT, NO_CONTENDED, NO_REWIND_HEAD, REAP_IF_TOLD, REAP_FIRST.
+ * A change proposed: RING_AFTER.
  */
 #ifndef SENDS0
 #define SENDS0 1
@@ -45,6 +46,9 @@
 #endif
 #ifndef STOPS
 #define STOPS 0
+#endif
+#ifndef CANCELS
+#define CANCELS 0
 #endif
 #ifndef RESERVE0
 #define RESERVE0 0
@@ -125,7 +129,7 @@ byte taken[ROOM_UNITS];
 byte asleep[PEERS];         /* 0, or bell + 1 */
 bit done[PEERS];
 bit stopped;
-byte crashes = CRASHES, stops = STOPS, wakes;
+byte crashes = CRASHES, stops = STOPS, cancels = CANCELS, wakes;
 bit ending;
 
 #define flush(p) \
@@ -295,6 +299,13 @@ inline bury(slot) {
             fi
         fi;
         byte_of[victim] = NOBODY
+#ifdef RING_AFTER
+        ; /* Others may have taken the dead one for alive until now.  Who lets a contended lock go rings anyway. */
+        if
+        :: buried == BUSY && (lock[RECEIVE] & CONTENDED) == 0 -> ring_both()
+        :: else
+        fi
+#endif
     fi;
     victim = 0
 }
@@ -382,7 +393,13 @@ inline not_now(b) {
 #endif
         waits = 1
     :: atomic { waits -> asleep[me] = b + 1 };
-        atomic { BELL(b) || told[me] -> asleep[me] = 0; waits = 0;
+        if
+#if CANCELS > 0
+        /* Cancelled: it lives, and does nothing more. */
+        :: atomic { cancels > 0 -> cancels--; asleep[me] = 0; done[me] = 1 };
+            false
+#endif
+        :: atomic { BELL(b) || told[me] -> asleep[me] = 0; waits = 0;
 #if STOPS > 0
             if
             :: stopped -> wakes++; assert(wakes < 12)
@@ -390,6 +407,7 @@ inline not_now(b) {
             fi
 #endif
         }
+        fi
     fi
 }
 
