@@ -35,7 +35,7 @@ HOLDS = [
     ("the end, a death", "SENDS0=0 END=1 TAKES3=0", True),
     ("one needs more room than the other", "CRASHES=0 SENDS0=3 LENGTH1=2 CAPACITY=2 TAKES2=1 TAKES3=0", False),
     ("the end, no room", "CRASHES=0 SENDS0=2 SENDS1=0 END=1 TAKES2=0 TAKES3=0", False),
-    ("a dead sender, two reap it", "RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1", False),
+    ("a dead sender, two reap it, one is cancelled", "RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1 CANCELS=1", False),
 ]
 BREAKS = [
     ("no fence in ring_arm", "NO_FENCE_ARM CRASHES=0 SENDS1=0 TAKES3=0", True),
@@ -55,19 +55,13 @@ BREAKS = [
     ("a bell emptied under who ends the ring", "ONE_BELL CRASHES=0 SENDS0=2 SENDS1=0 END=1 TAKES2=0 TAKES3=0", True),
     ("reaping before arming", "REAP_FIRST REAP_IF_TOLD SENDS1=1 RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1", False),
     ("reaping only when told", "REAP_IF_TOLD SENDS0=2 RESERVE1=1 CAPACITY=2 TAKES2=1 TAKES3=0 VICTIM=1", False),
+    ("no ring after a burial in vain", "NO_RING_AFTER RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1 CANCELS=1", False),
     ("rewind taken before next is stored", "NEXT_AFTER_CAS SENDS1=0 RESERVE0=1 VICTIM=3", False),
     # Without the fault this has too many states to be looked at to the end: it is not known to hold.
     ("a dead peer's slot free too early", "FREE_FIRST SENDS1=0 BORROW3=1 TAKES3=1 CRASHES=2", False),
     ("deaths not reported", "NO_DEATH_REPORT SENDS1=0 TAKES3=0", False),
     ("a lock waited for without CONTENDED", "NO_CONTENDED CRASHES=0 CAPACITY=2 TAKES2=0 TAKES3=0", False),
     ("no rewind for who died before its own", "NO_REWIND_HEAD SENDS1=0 TAKES3=0 RESERVE0=1", False),
-]
-# What the code does wrong, which is found for as long as it is not mended, and the mend proposed, which must hold.
-OPEN = [
-    ("who reaps is cancelled", "RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1 CANCELS=1", False),
-]
-PROPOSED = [
-    ("the same, mended", "RING_AFTER RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1 CANCELS=1", False),
 ]
 
 
@@ -124,8 +118,6 @@ def main() -> int:
     for must_hold, what, cases in (
         (True, "must hold", HOLDS),
         (False, "put in, must be found", BREAKS),
-        (False, "open in the code, must be found", OPEN),
-        (True, "proposed, must hold", PROPOSED),
     ):
         print(f"--- {what}", flush=True)
         for name, settings, is_short in cases:

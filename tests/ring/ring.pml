@@ -17,8 +17,7 @@
  * receives before it goes on with something else; 99: for ever), CRASHES, STOPS, CANCELS (of sleepers, who do nothing after).
  * What is done: RESERVE0, RESERVE1, BORROW2, BORROW3 (1: in place), END (1: slot 1 ends the ring).
  * Faults put in, each of which must be found: NO_FENCE_ARM, NO_FENCE_WAKE, REWIND_LOAD_ONLY, IGNORE_BELOW_HEAD, DRAIN_LAST,
- * ONE_BELL, NEXT_AFTER_CAS, FREE_FIRST, NO_DEATH_REPORT, NO_CONTENDED, NO_REWIND_HEAD, REAP_IF_TOLD, REAP_FIRST.
- * A change proposed: RING_AFTER.
+ * ONE_BELL, NEXT_AFTER_CAS, FREE_FIRST, NO_DEATH_REPORT, NO_CONTENDED, NO_REWIND_HEAD, REAP_IF_TOLD, REAP_FIRST, NO_RING_AFTER.
  */
 #ifndef SENDS0
 #define SENDS0 1
@@ -299,7 +298,7 @@ inline bury(slot) {
             fi
         fi;
         byte_of[victim] = NOBODY
-#ifdef RING_AFTER
+#ifndef NO_RING_AFTER
         ; /* Others may have taken the dead one for alive until now.  Who lets a contended lock go rings anyway. */
         if
         :: buried == BUSY && (lock[RECEIVE] & CONTENDED) == 0 -> ring_both()
