@@ -46,6 +46,7 @@ class PosixObject(Object):
         self.open = partial(posix.SharedMemory.open, name)
         self.where = name
         self.source = f"posix.SharedMemory.open({name!r})"
+        gc.collect()  # what other tests have left
         self._mapped_before = self._mapped()
 
     def exists(self) -> bool:
