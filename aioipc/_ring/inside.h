@@ -52,6 +52,9 @@ enum ring_result ring_bounds(struct ring *ring, uint64_t *head, uint64_t *tail);
 /* Let the receivers look at a position that they may have passed. */
 void ring_rewind(struct ring *ring, uint64_t position);
 
+/* Ring both bells: something has changed, it may be for anybody. */
+void ring_both(struct ring *ring);
+
 enum ring_result ring_lock(struct ring *ring, _Atomic uint32_t *lock);
 void ring_unlock(struct ring *ring, _Atomic uint32_t *lock);
 

@@ -74,13 +74,6 @@ ring_lock(struct ring *ring, _Atomic uint32_t *lock)
     }
 }
 
-static void
-ring_both(struct ring *ring)
-{
-    ring_ring(ring, RING_MESSAGES);
-    ring_ring(ring, RING_ROOM);
-}
-
 void
 ring_unlock(struct ring *ring, _Atomic uint32_t *lock)
 {

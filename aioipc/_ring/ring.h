@@ -98,7 +98,7 @@ struct ring_header {
     uint32_t peers;
     uint32_t unit;
     uint64_t id;                /* random; the doorbells are named after it */
-    uint64_t check;             /* ring_header_check of the bytes before */
+    uint64_t check;             /* a hash of the bytes before: header_check */
 
     /* Each on a cache line of its own, by who writes it. */
     _Alignas(64) _Atomic uint32_t send_lock;        /* 0, or the holder's slot + 1 | RING_CONTENDED */
