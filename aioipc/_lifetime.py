@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio.abc import ObjectStream
 
-from aioipc.errors import ClosedError, NotFoundError, RemovedError
+from aioipc.errors import ClosedError, ExistsError, NotFoundError, RemovedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
 
 _T = TypeVar("_T")
+
+
+def create_or_find(create: Callable[[], _T], find: Callable[[], _T], exist_ok: bool) -> tuple[_T, bool]:
+    """What `create` or `find` returns about an object, and whether it is a new one.
+
+    :param create: creates one, or raises ExistsError
+    :param find: finds one, or raises NotFoundError
+    """
+    while True:
+        try:
+            return create(), True
+        except ExistsError:
+            if not exist_ok:
+                raise
+        with suppress(NotFoundError):  # removed just now
+            return find(), False
 
 
 class Lifetime(ABC):

@@ -10,7 +10,7 @@ import errno
 import os
 
 from aioipc import _limits
-from aioipc.errors import AccessError, Error, KernelError, LimitError, NotFoundError, from_errno
+from aioipc.errors import AccessError, Error, ExistsError, KernelError, LimitError, NotFoundError, from_errno
 from aioipc.posix._names import check_name
 
 DIRECTORY = "/dev/shm"  # noqa: S108
@@ -40,16 +40,36 @@ def make(name: str, size: int, mode: int) -> int:
     return descriptor
 
 
-def give_name(descriptor: int, name: str) -> bool:
-    """Whether the object has got the name, or somebody else's had it: as open(2) has it under O_TMPFILE."""
+def check_free(name: str, what: str) -> None:
+    """Look whether a name is free, before an object is made for it.
+
+    :raises ExistsError: if it is not
+    """
+    if os.path.lexists(path_of(name)):
+        raise _exists(name, what)
+
+
+def give_name(descriptor: int, name: str, what: str) -> None:
+    """Give an object its name: as open(2) has it under O_TMPFILE.
+
+    :raises ExistsError: if something has it
+    """
     try:
         # The path is absolute and src_dir_fd not used; but without it os.link() does not follow the link.
         os.link(f"/proc/self/fd/{descriptor}", path_of(name), src_dir_fd=descriptor)
     except FileExistsError:
-        return False
+        raise _exists(name, what) from None
     except OSError as error:
         raise explain(error, name) from None
-    return True
+
+
+def _exists(name: str, what: str) -> ExistsError:
+    return ExistsError(
+        errno.EEXIST,
+        f"something in shared memory has this name, perhaps a {what} left by a program that was killed: open() it, "
+        "or pass exist_ok=True to take it over",
+        name,
+    )
 
 
 def find(name: str, what: str, *, read_only: bool = False, hint: str = "") -> int:
@@ -73,6 +93,24 @@ def find(name: str, what: str, *, read_only: bool = False, hint: str = "") -> in
         ) from None
     except OSError as error:
         raise explain(error, name) from None
+
+
+def unlink(name: str, what: str, identity: os.stat_result) -> None:
+    """Take the name from an object.
+
+    :param identity: what fstat(2) tells of the object
+    :raises NotFoundError: if it does not have the name
+    :raises AccessError: if it belongs to another user
+    """
+    path = path_of(name)
+    try:
+        if not os.path.samestat(os.lstat(path), identity):
+            raise FileNotFoundError
+        os.unlink(path)
+    except FileNotFoundError:
+        raise NotFoundError(errno.ENOENT, f"the {what} has been removed already", name) from None
+    except PermissionError as error:
+        raise AccessError(error.errno or errno.EACCES, f"only its owner may remove this {what}", name) from None
 
 
 def reserve(descriptor: int, begin: int, end: int, name: str) -> None:

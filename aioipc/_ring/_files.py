@@ -10,9 +10,13 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
+from aioipc import _shm
+from aioipc._lifetime import create_or_find
 from aioipc._ring import _binding
-from aioipc._shm import DIRECTORY, explain, find, give_name, make, path_of
-from aioipc.errors import AccessError, CorruptError, Error, ExistsError, KernelError, NotFoundError
+from aioipc._shm import DIRECTORY, check_free, explain, find, give_name, make, path_of
+from aioipc.errors import AccessError, CorruptError, Error, KernelError, NotFoundError
+
+_KIND = "channel"
 
 _OTHER_KIND = "it is not a channel, but another kind of file"
 _OTHER_KINDS = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
@@ -31,57 +35,44 @@ class Files(NamedTuple):
 
 def create(name: str, capacity: int, mode: int, exist_ok: bool) -> tuple[Files, bool]:
     """Open a new channel, or the one of this name; also whether it is new."""
-    path = path_of(name)
-    while True:
-        if not os.path.lexists(path):
-            memory = make(name, _binding.file_size(capacity), mode)
-            try:
-                files = _name(name, memory, capacity, mode)
-            except BaseException:
-                os.close(memory)
-                raise
-            if files is not None:
-                return files, True
-            os.close(memory)  # the name was taken meanwhile
-        elif exist_ok:
-            with suppress(NotFoundError):  # removed just now
-                return find_files(name), False
-        else:
-            raise ExistsError(
-                errno.EEXIST,
-                "something in shared memory has this name, perhaps a channel left by a program that was killed: "
-                "open() it, or pass exist_ok=True to take it over",
-                name,
-            )
+    return create_or_find(lambda: _create(name, capacity, mode), lambda: find_files(name), exist_ok)
 
 
-def _name(name: str, memory: int, capacity: int, mode: int) -> Files | None:
-    """The files of a new channel with its name; None if something else has that."""
+def _create(name: str, capacity: int, mode: int) -> Files:
+    check_free(name, _KIND)
+    memory = make(name, _binding.file_size(capacity), mode)
+    try:
+        return _complete(name, memory, capacity, mode)
+    except BaseException:
+        os.close(memory)
+        raise
+
+
+def _complete(name: str, memory: int, capacity: int, mode: int) -> Files:
     bell_id = secrets.randbits(64)
     paths = _doorbells(bell_id)
     files: Files | None = None
-    has_name = False
     try:
         _binding.make_ring(memory, capacity, bell_id)
         # First what nobody knows of: who finds the channel finds it complete.
         for path in paths:
             os.mkfifo(path, mode)
         files = _open_all(name, memory, paths)
-        has_name = give_name(memory, name)
-        return files if has_name else None
-    except OSError as error:
-        raise error if isinstance(error, Error) else explain(error, name) from None
-    finally:
-        if not has_name:
-            if files is not None:
-                close(files[1:])
-            _unlink(paths)
+        give_name(memory, name, _KIND)
+    except BaseException as error:
+        if files is not None:
+            close(files[1:])
+        _unlink(paths)
+        if isinstance(error, OSError) and not isinstance(error, Error):
+            raise explain(error, name) from None
+        raise
+    return files
 
 
 def find_files(name: str) -> Files:
     """Open the files of a channel that exists."""
     try:
-        memory = find(name, "channel")
+        memory = find(name, _KIND)
     except KernelError as error:
         if error.errno in _OTHER_KINDS:
             raise _corrupt(name, _OTHER_KIND) from None
@@ -177,15 +168,7 @@ def unlink(name: str, identity: os.stat_result, bell_id: int) -> None:
     :raises NotFoundError: if it is not
     :raises AccessError: if it belongs to another user
     """
-    path = path_of(name)
-    try:
-        if not os.path.samestat(os.lstat(path), identity):
-            raise FileNotFoundError
-        os.unlink(path)
-    except FileNotFoundError:
-        raise NotFoundError(errno.ENOENT, "the channel has been removed already", name) from None
-    except PermissionError as error:
-        raise AccessError(error.errno or errno.EACCES, "only its owner may remove this channel", name) from None
+    _shm.unlink(name, _KIND, identity)
     _unlink(_doorbells(bell_id))
 
 

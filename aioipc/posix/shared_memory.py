@@ -9,19 +9,20 @@ import errno
 import os
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 from aioipc import _limits, _memory
 from aioipc._arguments import check_mode, check_range
-from aioipc._lifetime import Lifetime
-from aioipc._shm import explain, find, give_name, make, path_of, reserve
+from aioipc._lifetime import Lifetime, create_or_find
+from aioipc._shm import check_free, explain, find, give_name, make, path_of, reserve, unlink
 from aioipc._waiting.handle import Handle
-from aioipc.errors import AccessError, ExistsError, KernelError, LimitError, NotFoundError
+from aioipc.errors import AccessError, KernelError, LimitError
 
 if TYPE_CHECKING:
     from typing import Self
+
+_KIND = "shared memory segment"
 
 _HALF_MADE_SECONDS = 0.1
 """How long an opener waits for a creator to set the size.  That takes a C program some microseconds."""
@@ -98,31 +99,14 @@ class SharedMemory(Lifetime):
         :raises LimitError: if the shared-memory file system, or the process, has no room for it
         :raises ValueError: if an argument can't be right, or the object to take over is smaller
         """
-        path = path_of(name)
         check_range("size", size, 1, sys.maxsize)
         check_mode(mode)
-        while True:
-            if not os.path.lexists(path):
-                descriptor = make(name, size, mode)
-                try:
-                    memory = _map(descriptor, size, False, name)
-                    is_named = give_name(descriptor, name)
-                except BaseException:
-                    os.close(descriptor)
-                    raise
-                if is_named:
-                    return cls(name, descriptor, memory, read_only=False, remove=not persist)
-                os.close(descriptor)  # the name was taken meanwhile
-            elif exist_ok:
-                with suppress(NotFoundError):  # removed just now
-                    return cls._open(name, read_only=False, remove=not persist, at_least=size)
-            else:
-                raise ExistsError(
-                    errno.EEXIST,
-                    "shared memory of this name exists, perhaps left by a program that was killed: open() it, or pass "
-                    "exist_ok=True to take it over",
-                    name,
-                )
+        (descriptor, memory), _ = create_or_find(
+            lambda: _create(name, size, mode),
+            lambda: _find(name, read_only=False, at_least=size),
+            exist_ok,
+        )
+        return cls(name, descriptor, memory, read_only=False, remove=not persist)
 
     @classmethod
     def open(cls, name: str, *, read_only: bool = False) -> Self:
@@ -138,20 +122,8 @@ class SharedMemory(Lifetime):
         :raises LimitError: if the process has no descriptor or address space left
         :raises ValueError: if the name can't be right
         """
-        return cls._open(name, read_only=read_only, remove=False)
-
-    @classmethod
-    def _open(cls, name: str, *, read_only: bool, remove: bool, at_least: int = 0) -> Self:
-        descriptor = find(name, "shared memory", read_only=read_only, hint=" (read_only=True asks for less)")
-        try:
-            size = _size_when_made(descriptor)
-            if size < at_least:
-                raise ValueError(f"shared memory {name} exists and has {size:,} bytes, fewer than {at_least:,}")
-            memory = _map(descriptor, size, read_only, name)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cls(name, descriptor, memory, read_only=read_only, remove=remove)
+        descriptor, memory = _find(name, read_only=read_only)
+        return cls(name, descriptor, memory, read_only=read_only, remove=False)
 
     def close(self) -> None:
         """Close the handle: close(2), munmap(2).
@@ -174,16 +146,7 @@ class SharedMemory(Lifetime):
         :raises NotFoundError: if this object is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        path = path_of(self.name)
-        try:
-            if not os.path.samestat(os.lstat(path), self._identity):
-                raise FileNotFoundError
-            os.unlink(path)
-        except FileNotFoundError:
-            raise NotFoundError(errno.ENOENT, "the shared memory has been removed already", self.name) from None
-        except PermissionError as error:
-            number = error.errno or errno.EACCES
-            raise AccessError(number, "only its owner may remove this shared memory", self.name) from None
+        unlink(self.name, _KIND, self._identity)
 
     _remove_object = unlink
 
@@ -258,6 +221,30 @@ class SharedMemory(Lifetime):
             changed_at=status.st_ctime,
             removed=status.st_nlink == 0,
         )
+
+
+def _create(name: str, size: int, mode: int) -> tuple[int, _memory.Memory]:
+    check_free(name, _KIND)
+    descriptor = make(name, size, mode)
+    try:
+        memory = _map(descriptor, size, False, name)
+        give_name(descriptor, name, _KIND)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, memory
+
+
+def _find(name: str, *, read_only: bool, at_least: int = 0) -> tuple[int, _memory.Memory]:
+    descriptor = find(name, _KIND, read_only=read_only, hint=" (read_only=True asks for less)")
+    try:
+        size = _size_when_made(descriptor)
+        if size < at_least:
+            raise ValueError(f"shared memory {name} exists and has {size:,} bytes, fewer than {at_least:,}")
+        return descriptor, _map(descriptor, size, read_only, name)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _size_when_made(descriptor: int) -> int:

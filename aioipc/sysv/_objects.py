@@ -8,7 +8,6 @@ import os
 import pwd
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from typing import ClassVar, SupportsIndex, TypeVar
 
 import sysv_ipc
@@ -103,22 +102,6 @@ def explain(error: OSError, name: str) -> Error:
     if error.errno == errno.EPERM:
         return AccessError(errno.EPERM, "only its owner, its creator or root may do this", name)
     return from_errno(error.errno or 0, name)
-
-
-def create_or_find(create: Callable[[], _T], find: Callable[[], _T], exist_ok: bool) -> tuple[_T, bool]:
-    """What `create` or `find` returns about an object, and whether it is a new one.
-
-    :param create: creates one, or raises ExistsError
-    :param find: finds one, or raises NotFoundError
-    """
-    while True:
-        try:
-            return create(), True
-        except ExistsError:
-            if not exist_ok:
-                raise
-        with suppress(NotFoundError):  # removed just now
-            return find(), False
 
 
 def check_key_or_id(key: SupportsIndex | None, id: int | None) -> None:

@@ -17,7 +17,7 @@ import sysv_ipc
 
 from aioipc import _limits
 from aioipc._arguments import check_integer, check_mode, check_range, message_bytes
-from aioipc._lifetime import Messages
+from aioipc._lifetime import Messages, create_or_find
 from aioipc._waiting._immediate import Iterator
 from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
@@ -132,9 +132,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
         check_mode(mode)
         if max_bytes is not None:
             check_range("max_bytes", max_bytes, 1, _BYTES_MAX)
-        id, is_new = _objects.create_or_find(
-            lambda: msgget(number, sysv_ipc.IPC_CREX, mode), lambda: msgfind(number), exist_ok
-        )
+        id, is_new = create_or_find(lambda: msgget(number, sysv_ipc.IPC_CREX, mode), lambda: msgfind(number), exist_ok)
         queue = cls(number, id, size, remove=not persist)
         if is_new and max_bytes is not None:
             try:

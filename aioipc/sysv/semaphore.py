@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 import sysv_ipc
 
 from aioipc._arguments import check_integer, check_mode, check_range
-from aioipc._lifetime import Acquirable
+from aioipc._lifetime import Acquirable, create_or_find
 from aioipc._waiting.blocking import CallLine
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._objects import WaitingObject
@@ -124,7 +124,7 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         initial = check_values(values)
         if not initial:
             raise ValueError("a set has at least one semaphore: values is empty")
-        (id, size), is_new = _objects.create_or_find(
+        (id, size), is_new = create_or_find(
             lambda: (semget(number, len(initial), sysv_ipc.IPC_CREX | mode), len(initial)),
             lambda: semfind(number),
             exist_ok,

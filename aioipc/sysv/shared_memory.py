@@ -12,6 +12,7 @@ import sysv_ipc
 
 from aioipc import _limits, _memory
 from aioipc._arguments import check_mode, check_range
+from aioipc._lifetime import create_or_find
 from aioipc._waiting.handle import Handle
 from aioipc.errors import AccessError, Error, LimitError
 from aioipc.sysv import _calls, _objects
@@ -101,7 +102,7 @@ class SharedMemory(Object):
         number = PRIVATE if key is None else check_key(key)
         check_range("size", size, 1, sys.maxsize)
         check_mode(mode)
-        (id, memory), is_new = _objects.create_or_find(
+        (id, memory), is_new = create_or_find(
             lambda: _create(number, size, mode), lambda: _find(number, read_only=False), exist_ok
         )
         if memory.size < size:

@@ -9,7 +9,7 @@ import os
 import resource
 import secrets
 import sys
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -87,25 +87,31 @@ def test_what_create_and_open_did_not_make() -> None:
     channel._leave()
 
 
-def test_threads_that_open_close_and_look(name: str) -> None:
+def test_threads_that_open_close_and_look(name: str, races: int) -> None:
     """News of the death of a peer is passed on by any thread, also to handles that are just being closed."""
-    until = time.monotonic() + 3
+    over = threading.Event()
 
     def look() -> None:
         with Channel.open(name) as channel:
-            while time.monotonic() < until:
+            while not over.is_set():
                 with suppress(WouldBlock):
                     channel.receive_nowait()
 
     def come_and_go() -> None:
-        while time.monotonic() < until:
+        for _ in range(races):
             Channel.open(name).close()
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with Channel.create(name), ThreadPoolExecutor() as threads:
-            for future in [threads.submit(run) for run in (look, come_and_go, look, come_and_go)]:
+            looking, coming = ([threads.submit(run) for _ in range(2)] for run in (look, come_and_go))
+            try:
+                for future in coming:
+                    future.result()
+            finally:
+                over.set()
+            for future in looking:
                 future.result()
     finally:
         sys.setswitchinterval(interval)
