@@ -3,8 +3,8 @@
  * Invariants
  *   1. The memory can be reached through a buffer only, and a buffer keeps the Loan, and so the Ring, alive.
  *   2. The block ends well only when no buffer is out: nobody can write to a message that was published, or look at one that
- *      was consumed and find another.  (ring_keep would allow to look, but not for long: the ring goes no further than a
- *      message that is kept, and a process that keeps one while it waits for the next stops them all.)
+ *      was consumed and find another.  (The ring could leave such a message where it is, but goes no further then: a
+ *      process that still looks at one while it waits for the next would stop them all.)
  *   3. What was written and given up makes room for others only when no buffer is out.  What was read and given back is
  *      there for others at once; who still has a buffer sees whatever comes there.
  */
