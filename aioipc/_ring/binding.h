@@ -1,5 +1,5 @@
-/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c) and
- * what it lends (loan.c). */
+/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c), what it
+ * lends (loan.c), and the module (module.c). */
 #ifndef AIOIPC_RING_BINDING_H
 #define AIOIPC_RING_BINDING_H
 
@@ -35,7 +35,7 @@ typedef struct Ring {
     struct Ring *next, *previous;   /* all that have joined */
 } Ring;
 
-extern PyTypeObject Loan_type;
+extern PyTypeObject Ring_type, Loan_type;
 extern const struct immediate_api *immediate;
 extern PyObject *str_send, *str_receive, *str_next;     /* the methods of the slow path */
 
@@ -44,6 +44,9 @@ bool is_open(const Ring *self);
 
 /* Whether the ring is this process's, and not that of the parent from which it was forked. */
 bool is_own(const Ring *self);
+
+/* In a child of a fork: the locks by which others know that the parent lives must not live on there. */
+void close_in_child(void);
 
 /* Something that was lent is back. */
 void take_back(Ring *self);
