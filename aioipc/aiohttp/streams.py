@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 from aiohttp import WSCloseCode, web
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-_T = TypeVar("_T")
+# Not ObjectReceiveStream[T]: then a type checker would not take `request.app[key]` for one.
+_Source = TypeVar("_Source", bound=ObjectReceiveStream[Any])
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -38,7 +39,7 @@ class _Streams:
     """The streams of an application that run."""
 
     def __init__(self) -> None:
-        self.running: set[_Stream[Any]] = set()
+        self.running: set[_Stream] = set()
         self.shutting_down = False
 
     async def shut_down(self, app: web.Application) -> None:
@@ -65,8 +66,8 @@ def setup(app: web.Application) -> None:
 
 async def stream_events(
     request: web.Request,
-    source: ObjectReceiveStream[_T],
-    encode: Callable[[_T], str | bytes | Event] = as_text,
+    source: _Source,
+    encode: Callable[[Any], str | bytes | Event] = as_text,
     *,
     heartbeat: float | None = None,
     grace: float = 2.0,
@@ -97,12 +98,12 @@ async def stream_events(
     response = web.StreamResponse(headers=_HEADERS)
     response.force_close()  # see _Rest
 
-    async def write(message: _T | None) -> None:
+    async def write(message: object) -> None:
         await response.write(b":\n\n" if message is None else _framed(encode(message)))
 
     with _Stream(request, source, grace=grace, borrow=borrow) as stream, suppress(ConnectionError):
         writer = await response.prepare(request)
-        request.protocol.set_parser(cast(Any, _Rest(stream.lose)))
+        request.protocol.set_parser(cast(Any, _Rest(stream.stop)))
         with suppress(Stopped, *SourceEnded):
             await stream.run(writer, write, heartbeat)
         await response.write_eof()
@@ -111,8 +112,8 @@ async def stream_events(
 
 async def stream_websocket(
     request: web.Request,
-    source: ObjectReceiveStream[_T],
-    encode: Callable[[_T], str | bytes] = as_text,
+    source: _Source,
+    encode: Callable[[Any], str | bytes] = as_text,
     *,
     response: web.WebSocketResponse | None = None,
     grace: float = 2.0,
@@ -133,7 +134,7 @@ async def stream_websocket(
     """
     socket = web.WebSocketResponse() if response is None else response
 
-    async def write(message: _T | None) -> None:
+    async def write(message: object) -> None:
         assert message is not None
         data = encode(message)
         await (socket.send_str(data) if isinstance(data, str) else socket.send_bytes(data))
@@ -143,7 +144,7 @@ async def stream_websocket(
             async for _ in socket:  # which also answers pings
                 pass
         finally:
-            stream.lose()
+            stream.stop()
 
     with _Stream(request, source, grace=grace, borrow=borrow) as stream:
         writer = await socket.prepare(request)
@@ -164,28 +165,27 @@ async def stream_websocket(
     return socket
 
 
-class _Stream(Generic[_T]):
+class _Stream:
     """Messages to one client.  Its `with` is the time in which it can be ended by a shutdown."""
 
-    def __init__(self, request: web.Request, source: ObjectReceiveStream[_T], *, grace: float, borrow: bool) -> None:
+    def __init__(self, request: web.Request, source: ObjectReceiveStream[Any], *, grace: float, borrow: bool) -> None:
         if request.method != "GET":
             raise web.HTTPMethodNotAllowed(request.method, ["GET"])
         streams = request.config_dict.get(_STREAMS)
         if streams is None:
             raise RuntimeError(
-                "a stream would hold up the shutdown of this application: call aioipc.aiohttp.setup(app) when you make it"
+                "a stream would hold up the shutdown of its application: call aioipc.aiohttp.setup(app) as you make it"
             )
         self._streams: _Streams = streams
         self._grace = check_seconds("grace", grace)
         self._receiver = Receiver(source, borrow=borrow)
         self._transport = request.transport
         self._abort: asyncio.TimerHandle | None = None
-        self._lost = False
 
     def __enter__(self) -> Self:
         self._streams.running.add(self)
-        if self._transport is None:
-            self.lose()
+        if self._transport is None:  # it has gone already
+            self.stop()
         else:
             # So that a message is not written before the kernel has taken all of the one before.
             self._transport.set_write_buffer_limits(0)
@@ -203,21 +203,20 @@ class _Stream(Generic[_T]):
         if self._abort is not None:
             self._abort.cancel()
 
-    def lose(self) -> None:
-        """The client has gone."""
-        self._lost = True
+    def stop(self) -> None:
+        """Take no more messages."""
         self._receiver.stop()
 
     def shut_down(self) -> None:
-        """Take no more messages; a client that does not read must not hold up the shutdown."""
-        self._receiver.stop()
+        """Do so, and don't let a client that does not read hold up the shutdown."""
+        self.stop()
         if self._transport is not None:
             self._abort = asyncio.get_running_loop().call_later(self._grace, self._transport.abort)
 
     async def run(
         self,
         writer: AbstractStreamWriter | None,
-        write: Callable[[_T | None], Awaitable[None]],
+        write: Callable[[object], Awaitable[None]],
         heartbeat: float | None = None,
     ) -> None:
         """Write one message after the other, or None after so many seconds without one.
@@ -230,7 +229,7 @@ class _Stream(Generic[_T]):
             async with self._receiver.take(heartbeat) as message:
                 await write(message)
                 await writer.drain()
-                if self._lost:
+                if self._transport is None or self._transport.is_closing():  # drain() may have ended because of it
                     raise ConnectionResetError("the client has gone")
 
 
@@ -241,8 +240,8 @@ class _Rest:
     Requests that the client may send after this one are not seen, so the response must close the connection.
     """
 
-    def __init__(self, lose: Callable[[], None]) -> None:
-        self.feed_eof = lose
+    def __init__(self, gone: Callable[[], None]) -> None:
+        self.feed_eof = gone
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         return False, b""
