@@ -160,8 +160,11 @@ async def stream_websocket(
             code = WSCloseCode.INTERNAL_ERROR
             raise
         finally:
+            # Or close() would not wait for the client's answer: some clients take that for a broken connection.
+            if not socket.closed:
+                listening.cancel()
+            await asyncio.wait([listening])
             await socket.close(code=code)
-            listening.cancel()
     return socket
 
 
