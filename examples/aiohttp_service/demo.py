@@ -6,6 +6,7 @@ python examples/aiohttp_service/demo.py        (needs pip install 'aioipc[aiohtt
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 import aioipc
+from aioipc import Channel
 from aioipc.posix import MessageQueue
 
 HERE = Path(__file__).parent
@@ -43,9 +45,10 @@ async def serving() -> AsyncIterator[tuple[Process, aiohttp.ClientSession]]:
 
 
 async def next_event(response: aiohttp.ClientResponse) -> str:
-    lines = (await response.content.readuntil(b"\n\n")).decode().splitlines()
-    fields = dict(line.split(": ", 1) for line in lines if line != ":")
-    return f"{fields['event']}: {fields['data']}"
+    text = (await response.content.readuntil(b"\n\n")).decode()
+    fields = dict(line.split(": ", 1) for line in text.strip().splitlines())
+    print(f"  to one browser: {fields['event']}, {fields['data']}")
+    return fields["data"]
 
 
 async def stop(process: Process) -> int:
@@ -60,55 +63,62 @@ async def stop(process: Process) -> int:
     return int(found[1])
 
 
-async def first_server() -> int:
+async def order(browser: aiohttp.ClientSession, text: str) -> None:
+    async with browser.post("/orders", data=text.encode()) as response:
+        assert response.status == 202
+
+
+async def first_server() -> list[str]:
+    """What browsers were told to be ready."""
     async with serving() as (process, browser):
         async with browser.get("/ready") as events:
-            async with browser.post("/orders", data=b"two coffees") as response:
-                assert response.status == 202
-            print("  to one browser  ", text := await next_event(events))
-            assert text == "ready: two coffees"
-
+            await order(browser, "two coffees")
+            told = [await next_event(events)]
             async with MessageQueue.open(ORDERS) as orders:  # as any program on the machine
                 await orders.send(b"an espresso for the fire brigade", priority=1)
-            print("  to one browser  ", text := await next_event(events))
-            assert text == "urgent: an espresso for the fire brigade"
+            told.append(await next_event(events))
 
-        async with browser.ws_connect("/ready/ws") as socket:
+        async with browser.ws_connect("/ready/ws") as socket, MessageQueue.open(ORDERS) as orders:
             # The first browser has gone: nothing is taken for it any more.
-            await browser.post("/orders", data=b"decaf")
-            await browser.post("/orders", data=b"a cup of tea")
-            text = await socket.receive_str()
-            print("  to another one  ", text)
-            assert "a cup of tea" in text
+            await order(browser, "decaf")  # which the baristas refuse
+            await order(browser, "a cup of tea")
+            told.append((await socket.receive_json())["text"])
+            print(f"  to another one: {told[-1]}")
 
-            async with MessageQueue.open(ORDERS) as orders:
-                for number in range(9):  # more than three baristas can prepare before the server ends
-                    await orders.send(b"coffee %d" % number)
-                prepared = await stop(process)
-                left = orders.statistics().messages
+            for number in range(9):  # more than three baristas have time for
+                await orders.send(b"coffee %d" % number)
+            stopping = asyncio.create_task(stop(process))
             while (message := await socket.receive()).type is WSMsgType.TEXT:
-                print("  to another one  ", message.data)
-            print(f"  the WebSocket is closed with {socket.close_code}; {left} orders are in the queue")
+                told.append(json.loads(message.data)["text"])
+                print(f"  to another one: {told[-1]}")
             assert socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
+            prepared, left = await stopping, orders.statistics().messages
+            print(f"  the WebSocket says goodbye, and {left} orders are in the queue")
             assert prepared + left == 3 + 9
-            return left
+            return told
 
 
-async def second_server(left: int) -> None:
+async def second_server(told: list[str]) -> list[str]:
+    """What browsers were told to be ready, by both servers."""
     async with serving() as (process, browser), browser.get("/ready") as events:
-        for _ in range(left):
-            print("  to one browser  ", text := await next_event(events))
-            assert text.startswith("ready: coffee ")
-        assert await stop(process) == left
+        while len(told) < 3 + 9:
+            told.append(await next_event(events))
+        await stop(process)
+        return told
 
 
 async def main() -> None:
     try:
         async with asyncio.timeout(30):
-            await second_server(await first_server())
-    finally:
+            told = await second_server(await first_server())
+    finally:  # what the servers leave to each other
         with suppress(aioipc.NotFoundError), MessageQueue.open(ORDERS) as orders:
-            orders.unlink()  # which the servers leave to each other
+            orders.unlink()
+        with suppress(aioipc.NotFoundError), Channel.open(READY) as ready:
+            ready.unlink()
+    expected = ["two coffees", "an espresso for the fire brigade", "a cup of tea", *(f"coffee {n}" for n in range(9))]
+    assert sorted(told) == sorted(expected)
+    print(f"{len(told)} of {len(expected)} orders were prepared, and browsers were told of each once")
 
 
 asyncio.run(main())

@@ -7,8 +7,8 @@
     GET  /ready/ws   the same over a WebSocket
     GET  /status     JSON: what the baristas have done, and what is in the queue
 
-Three baristas prepare the orders.  On SIGTERM or SIGINT they finish what they have begun; orders that nobody has begun
-stay in the queue, which the next server takes over.
+Three baristas prepare the orders.  On SIGTERM or SIGINT they finish what they have begun.  Orders that nobody
+has begun, and what is ready and no browser has got, wait for the next server.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def make_app(orders: str, ready_name: str) -> web.Application:
             web.get("/status", status),
         ]
     )
+    # What is in them outlives the server, and the next one takes them over.
     add_resource(app, ORDERS, MessageQueue.create, orders, max_message_size=256, exist_ok=True, persist=True)
-    add_resource(app, READY, Channel.create, ready_name)
+    add_resource(app, READY, Channel.create, ready_name, exist_ok=True, persist=True)
     app[BARISTAS] = add_consumer(app, ORDERS, prepare, concurrency=3, grace=5)
     return app
 
@@ -95,7 +96,7 @@ def main() -> None:
     app = make_app(arguments.orders, arguments.ready)
 
     async def announce(app: web.Application) -> None:
-        print("http://127.0.0.1:%d" % listener.getsockname()[1], flush=True)
+        print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
 
     app.on_startup.append(announce)
     try:

@@ -25,10 +25,11 @@ def test_what_one_server_leaves_the_next_prepares() -> None:
     ) as demo:
         output, errors = demo.communicate(timeout=60)
     assert (demo.returncode, errors) == (0, "")
-    assert "urgent: an espresso for the fire brigade" in output
+    assert "urgent, an espresso for the fire brigade" in output
     [(first, failed), (second, _)] = re.findall(r"ended with 0; (\d+) orders prepared, (\d) failed, 0 given up", output)
     assert failed == "1"
     assert int(first) + int(second) == 3 + 9
+    assert output.endswith("12 of 12 orders were prepared, and browsers were told of each once\n")
     for name, kind in ((f"/orders-{demo.pid}", MessageQueue), (f"/ready-{demo.pid}", Channel)):
         with pytest.raises(aioipc.NotFoundError):
             kind.open(name)
