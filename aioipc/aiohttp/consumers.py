@@ -43,6 +43,7 @@ class Consumer:
 
     def __init__(
         self,
+        app: web.Application,
         source: web.AppKey[Any],
         handler: Callable[[web.Application, Any], Awaitable[object]],
         *,
@@ -64,6 +65,8 @@ class Consumer:
         self._active = False
         self._deadline: float | None = None
         self._handled = self._failed = self._cancelled = self._running = 0
+        app.cleanup_ctx.append(self._live)
+        app.on_shutdown.append(self._shut_down)
 
     def statistics(self) -> ConsumerStatistics:
         """How many messages there were, and what became of them."""
@@ -180,7 +183,4 @@ def add_consumer(
     :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if an argument is out of range
     """
-    consumer = Consumer(source, handler, concurrency=concurrency, grace=grace, borrow=borrow)
-    app.cleanup_ctx.append(consumer._live)  # noqa: SLF001, of the same module
-    app.on_shutdown.append(consumer._shut_down)  # noqa: SLF001
-    return consumer
+    return Consumer(app, source, handler, concurrency=concurrency, grace=grace, borrow=borrow)

@@ -146,7 +146,7 @@ async def stream_websocket(
         finally:
             stream.stop()
 
-    with _Stream(request, source, grace=grace, borrow=borrow) as stream:
+    with _Stream(request, source, grace=grace, borrow=borrow) as stream, suppress(ConnectionError):
         writer = await socket.prepare(request)
         listening = asyncio.create_task(listen())
         code = WSCloseCode.GOING_AWAY
@@ -154,7 +154,7 @@ async def stream_websocket(
             await stream.run(writer, write)
         except anyio.EndOfStream:
             code = WSCloseCode.OK
-        except (ConnectionError, Stopped, *SourceEnded):
+        except (Stopped, *SourceEnded):
             pass
         except Exception:
             code = WSCloseCode.INTERNAL_ERROR

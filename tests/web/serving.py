@@ -40,8 +40,8 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[Server]:
-    runner = web.AppRunner(app)
+async def serving(app: web.Application, **options: bool) -> AsyncIterator[Server]:
+    runner = web.AppRunner(app, **options)
     try:
         await runner.setup()
         listener = socket.create_server(("127.0.0.1", 0))

@@ -231,6 +231,49 @@ async def test_no_message_is_taken_for_a_client_that_has_gone(
             assert await response.content.readuntil(b"\n\n") == b"data: a\n\n"
 
 
+@pytest.mark.parametrize("request_text", [EVENTS, WEBSOCKET], ids=["events", "websocket"])
+async def test_nor_by_a_server_that_cancels_its_handlers(
+    name: str, caplog: pytest.LogCaptureFixture, request_text: str
+) -> None:
+    app = application(QUEUE, posix.MessageQueue.create, name)
+    async with serving(app, handler_cancellation=True) as server:
+        client = server.connect(request_text)
+        await until_waiting(app[QUEUE], 1)
+        client.close()
+        await until_waiting(app[QUEUE], 0)
+        await app[QUEUE].send(b"a")
+        assert app[QUEUE].receive_nowait().data == b"a"
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("stream", [stream_events, stream_websocket])
+@pytest.mark.parametrize("request_text", [EVENTS, WEBSOCKET], ids=["events", "websocket"])
+async def test_nor_for_one_that_goes_before_the_stream_begins(
+    name: str, caplog: pytest.LogCaptureFixture, request_text: str, stream: Callable[..., Awaitable[Any]]
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        began.set()
+        await until(lambda: request.transport is None)
+        try:
+            response: web.StreamResponse = await stream(request, app[QUEUE])
+            return response
+        finally:
+            ended.set()
+
+    began, ended = asyncio.Event(), asyncio.Event()
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", handler)
+    add_resource(app, QUEUE, posix.MessageQueue.create, name)
+    async with serving(app) as server:
+        await app[QUEUE].send(b"a")
+        client = server.connect(request_text)
+        await began.wait()
+        client.close()
+        await ended.wait()
+        assert app[QUEUE].receive_nowait().data == b"a"
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize("borrow", [False, True])
 @pytest.mark.parametrize("request_text", [EVENTS, WEBSOCKET], ids=["events", "websocket"])
 async def test_the_message_being_written_is_lost_or_goes_to_another_client(
@@ -399,17 +442,19 @@ async def read(request: Any) -> bytes:
 # Applications -------------------------------------------------------------------------
 
 
-async def test_an_application_below_another_uses_its_resources(name: str) -> None:
+@pytest.mark.parametrize("whose", ["its own", "of the one above"])
+async def test_an_application_below_another(name: str, whose: str) -> None:
     async def events(request: web.Request) -> web.StreamResponse:
         return await stream_events(request, request.config_dict[QUEUE])
 
     below = web.Application()
     below.router.add_get("/events", events)
     app = web.Application()
-    add_resource(app, QUEUE, posix.MessageQueue.create, name)
+    owner = below if whose == "its own" else app
+    add_resource(owner, QUEUE, posix.MessageQueue.create, name)
     app.add_subapp("/below", below)
     async with serving(app) as server, server.client.get("/below/events") as response:
-        await app[QUEUE].send(b"a")
+        await owner[QUEUE].send(b"a")
         assert await response.content.readuntil(b"\n\n") == b"data: a\n\n"
         with anyio.fail_after(30):
             await server.stop()
