@@ -62,7 +62,7 @@ class Consumer:
         self._name = getattr(handler, "__qualname__", repr(handler))
         self._receivers: list[Receiver[Any]] = []
         self._workers: list[asyncio.Task[None]] = []
-        self._active = False
+        self._stopped = False
         self._deadline: float | None = None
         self._handled = self._failed = self._cancelled = self._running = 0
         app.cleanup_ctx.append(self._live)
@@ -76,12 +76,12 @@ class Consumer:
             failed=self._failed,
             cancelled=self._cancelled,
             running=self._running,
-            active=self._active,
+            active=bool(self._workers) and not self._stopped,
         )
 
     def stop(self) -> None:
         """Take no more messages, for good.  Handlers that run go on.  Safe to call again."""
-        self._active = False
+        self._stopped = True
         for receiver in self._receivers:
             receiver.stop()
 
@@ -94,8 +94,9 @@ class Consumer:
             )
         # A worker takes a message when it has nothing else to do: what nobody has time for stays in the queue.
         self._receivers = [Receiver(source, borrow=self._borrow) for _ in range(self._concurrency)]
-        self._active = True
         self._workers = [asyncio.create_task(self._work(app, receiver)) for receiver in self._receivers]
+        if self._stopped:  # before it began
+            self.stop()
         try:
             yield
         finally:

@@ -85,6 +85,7 @@ async def stream_events(
         end silent connections; None for never
     :param grace: seconds that the client has at shutdown to take what is being written
     :param borrow: of a channel, consume a message only when it has been written: else it goes to another client
+    :raises Error: what else the source raises, such as AccessError
     :raises HTTPBadRequest: if the request has a body
     :raises HTTPMethodNotAllowed: if it is no GET: the answer to HEAD has no room for messages
     :raises RuntimeError: if the application was not prepared by `add_resource` or `setup`
@@ -93,8 +94,6 @@ async def stream_events(
     """
     if heartbeat is not None and check_seconds("heartbeat", heartbeat) == 0:
         raise ValueError("heartbeat 0 would write without a pause: None is for never")
-    if request.can_read_body:
-        raise web.HTTPBadRequest(text="no body is expected")
     response = web.StreamResponse(headers=_HEADERS)
     response.force_close()  # see _Rest
 
@@ -123,7 +122,7 @@ async def stream_websocket(
 
     It does what `stream_events` does, and raises the same.  What the client sends is ignored.  The socket is closed
     with 1000 (OK) when the source has ended, with 1001 (going away) when it was closed or
-    removed, or the application is shut down, and with 1011 (internal error) when `encode` has raised.
+    removed, or the application is shut down, and with 1011 (internal error) when this raises.
 
     :param source: a queue or a channel
     :param encode: makes a text frame (str) or a binary one (bytes) of a message
@@ -174,6 +173,8 @@ class _Stream:
     def __init__(self, request: web.Request, source: ObjectReceiveStream[Any], *, grace: float, borrow: bool) -> None:
         if request.method != "GET":
             raise web.HTTPMethodNotAllowed(request.method, ["GET"])
+        if request.can_read_body:  # which nobody would read
+            raise web.HTTPBadRequest(text="no body is expected")
         streams = request.config_dict.get(_STREAMS)
         if streams is None:
             raise RuntimeError(

@@ -223,6 +223,18 @@ async def test_stop_takes_no_more(name: str) -> None:
         assert app[QUEUE].receive_nowait().data == b"b"
 
 
+async def test_one_that_is_stopped_before_the_start(name: str) -> None:
+    app = web.Application()
+    add_resource(app, QUEUE, posix.MessageQueue.create, name)
+    consumer = add_consumer(app, QUEUE, Handler())
+    consumer.stop()
+    async with serving(app):
+        await app[QUEUE].send(b"a")
+        assert not consumer.statistics().active
+        assert app[QUEUE].receive_nowait().data == b"a"
+    assert consumer.statistics() == (0, 0, 0, 0, 0, False)
+
+
 @pytest.mark.parametrize("ending", ["end", "close", "remove"])
 async def test_when_the_source_ends_the_server_goes_on(
     new_name: NewName, key: int, caplog: pytest.LogCaptureFixture, ending: str
