@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from conftest import as_nobody
 from serving import anyio_backend, serving  # noqa: F401
 
 import aioipc
@@ -110,6 +112,17 @@ async def test_an_error_stops_the_start_and_what_was_there_is_cleaned_up(new_nam
         with pytest.raises(aioipc.NotFoundError):
             posix.MessageQueue.open(first_name)
         posix.MessageQueue.open(taken).close()
+
+
+def test_the_queue_of_another_user_stops_the_start(name: str) -> None:
+    async def start() -> None:
+        app = web.Application()
+        add_resource(app, web.AppKey("orders", posix.MessageQueue), posix.MessageQueue.open, name)
+        async with serving(app):
+            pass
+
+    with posix.MessageQueue.create(name), pytest.raises(aioipc.AccessError):
+        as_nobody(lambda: asyncio.run(start()))
 
 
 async def test_the_last_is_cleaned_up_first(new_name: Callable[[], str]) -> None:
