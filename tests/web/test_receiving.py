@@ -45,6 +45,8 @@ async def test_stopped_as_a_message_comes(kind: str, name: str, key: int, races:
             # System V: a message without data comes along with the thread that waits, and may have to be put back.
             await source.send(b"%d" % number if number % 2 else b"")
             await passes(rng.randrange(4))
+            if number % 10 == 0:
+                await asyncio.wait([task])
             was_done = task.done()
             receiver.stop()
             try:
@@ -62,17 +64,12 @@ async def test_stopped_as_a_message_comes(kind: str, name: str, key: int, races:
 async def test_out_of_patience_as_a_message_comes(
     kind: str, name: str, key: int, races: int, rng: random.Random
 ) -> None:
-    outcomes = set()
     async with create(kind, name, key) as source:
         receiver: Receiver[Any] = Receiver(source, borrow=kind == "borrowed")
         for _ in range(races // 100):
             asyncio.get_running_loop().call_later(rng.random() / 1000, source.send_nowait, b"")
-            none = 0
             while True:
                 async with receiver.take(rng.random() / 1000) as message:
                     if message is not None:
                         break
-                    none += 1
-            outcomes.add(none > 0)
             assert source.statistics().messages == 0
-    assert outcomes == {True, False}

@@ -398,7 +398,7 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_shutdown(
 ) -> None:
     app = application(CHANNEL, lambda: Channel.open(name), borrow=borrow, grace=0.01)
     async with Channel.create(name, capacity=2**25) as channel, serving(app) as server:
-        with closing(server.connect(request_text)) as client:
+        with closing(server.connect(request_text)):
             await until_waiting(app[CHANNEL], 1)
             await channel.send(b"first" + bytes(2**24))
             await until_waiting(app[CHANNEL], 0)  # it is being written
