@@ -267,4 +267,22 @@ struct ring_statistics {
 
 enum ring_result ring_look(struct ring *ring, struct ring_statistics *statistics);
 
+/* What can be seen of a file without becoming a peer. */
+struct ring_glance {
+    uint64_t id;
+    uint64_t capacity;
+    uint64_t messages;      /* as above; RING_BUSY leaves this and the next two open */
+    uint64_t bytes;
+    uint64_t sent;          /* records from the beginning of time */
+    uint32_t peers;         /* those alive */
+    uint32_t senders;
+    uint32_t receivers;
+    uint32_t pids[RING_PEERS];
+    uint32_t dead;
+    bool ended;
+};
+
+/* RING_OK; RING_BUSY if receivers were too quick for it each time; RING_CORRUPT and what ring_identify says. */
+enum ring_result ring_peek(int file, struct ring_glance *seen);
+
 #endif

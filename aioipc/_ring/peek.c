@@ -1,0 +1,150 @@
+/* Looking at a ring without becoming a peer of it.  See ring.h.
+ *
+ * The file is read, not mapped: whoever may write to it may cut it short, which would end a process that has it in
+ * its address space (SIGBUS).  Nothing is written, and the right to read is enough.
+ */
+#include "inside.h"
+
+#include <unistd.h>
+
+/* How many records are looked at one by one: some milliseconds. */
+#define PEEK_AT 10000
+
+/* How often it begins anew because receivers have overtaken it. */
+#define ATTEMPTS 100
+
+static enum ring_result
+read_at(int file, uint64_t place, void *to, size_t size)
+{
+    ssize_t got = pread(file, to, size, (off_t)place);
+    if (got < 0)
+        return RING_SYSTEM;
+    return (size_t)got < size ? RING_SHORT : RING_OK;
+}
+
+static enum ring_result
+read_position(int file, size_t place, uint64_t *position)
+{
+    return read_at(file, place, position, sizeof *position);
+}
+
+static enum ring_result
+read_record(int file, const struct ring_header *header, uint64_t position, struct ring_record *record)
+{
+    return read_at(file, header->data + position % header->room, record, sizeof *record);
+}
+
+/* RING_BUSY: the record at this position may have been overwritten before it was read.  The senders come there again
+ * when head has left behind what room there is beside the capacity: RING_UNIT or more. */
+static enum ring_result
+check_intact(int file, const struct ring_header *header, uint64_t position)
+{
+    uint64_t head;
+    enum ring_result result = read_position(file, offsetof(struct ring_header, head), &head);
+    bool is_intact = head < position || head - position < header->room - header->capacity;
+    return result == RING_OK && !is_intact ? RING_BUSY : result;
+}
+
+static enum ring_result
+read_bounds(int file, const struct ring_header *header, uint64_t *head, uint64_t *tail)
+{
+    /* Head after tail: it can only be nearer by then. */
+    enum ring_result result = read_position(file, offsetof(struct ring_header, tail), tail);
+    if (result == RING_OK)
+        result = read_position(file, offsetof(struct ring_header, head), head);
+    if (result != RING_OK || ring_are_bounds(*head, *tail, header->capacity))
+        return result;
+    /* Or has passed it, and then there is another tail. */
+    uint64_t now;
+    result = read_position(file, offsetof(struct ring_header, tail), &now);
+    return result != RING_OK ? result : *head > *tail && now >= *head ? RING_BUSY : RING_CORRUPT;
+}
+
+/* The rest by their numbers, with what may be gone among them. */
+static enum ring_result
+count_rest(const struct ring_record *first, const struct ring_record *blank, uint64_t length, struct ring_glance *seen)
+{
+    uint64_t messages = blank->number - first->number, bytes = blank->bytes - first->bytes;
+    if (messages > length / RING_UNIT || bytes > length)
+        return RING_CORRUPT;
+    seen->messages += messages;
+    seen->bytes += bytes;
+    return RING_OK;
+}
+
+static enum ring_result
+count_messages(int file, const struct ring_header *header, struct ring_glance *seen)
+{
+    struct ring_record record, blank;
+    uint64_t position, tail;
+    seen->messages = seen->bytes = 0;
+    enum ring_result result = read_bounds(file, header, &position, &tail);
+    if (result == RING_OK)
+        result = read_record(file, header, tail, &blank);
+    if (result == RING_OK)
+        result = check_intact(file, header, tail);
+    if (result != RING_OK)
+        return result;
+    seen->sent = blank.number;
+    for (unsigned i = 0; position != tail; i++) {
+        result = read_record(file, header, position, &record);
+        if (result == RING_OK)
+            result = check_intact(file, header, position);
+        if (result == RING_OK
+            && !(ring_is_state(record.state, position) && ring_is_size(record.size, tail - position, header->capacity)))
+            result = RING_CORRUPT;
+        if (result != RING_OK)
+            return result;
+        if (i == PEEK_AT)
+            return count_rest(&record, &blank, tail - position, seen);
+        if (ring_kind(record.state) == RING_READY || ring_kind(record.state) == RING_BORROWED) {
+            seen->messages++;
+            seen->bytes += record.size;
+        }
+        position += ring_length(record.size);
+    }
+    return RING_OK;
+}
+
+static bool
+is_locked(int file, uint32_t slot)
+{
+    struct flock lock = ring_peer_lock(slot, F_WRLCK);
+    return fcntl(file, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+static void
+count_peers(int file, const struct ring_header *header, struct ring_glance *seen)
+{
+    seen->peers = seen->senders = seen->receivers = 0;
+    for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
+        const struct ring_peer *peer = &header->peer[slot];
+        /* The lock tells who lives; the state, that it is not just somebody who cleans up. */
+        if (peer->state == RING_FREE || !is_locked(file, slot))
+            continue;
+        seen->pids[seen->peers++] = peer->pid;
+        seen->senders += (peer->does & RING_SENDS) != 0;
+        seen->receivers += (peer->does & RING_RECEIVES) != 0;
+    }
+}
+
+enum ring_result
+ring_peek(int file, struct ring_glance *seen)
+{
+    /* What was checked is not read again: it could be another number by then. */
+    struct ring_header header, now;
+    enum ring_result result = ring_identify(file, &header);
+    if (result == RING_OK)
+        result = read_at(file, 0, &now, sizeof now);
+    if (result != RING_OK)
+        return result;
+    seen->capacity = header.capacity;
+    seen->id = header.id;
+    seen->dead = now.dead;
+    seen->ended = now.ended != 0;
+    count_peers(file, &now, seen);
+    result = RING_BUSY;
+    for (int attempt = 0; result == RING_BUSY && attempt < ATTEMPTS; attempt++)
+        result = count_messages(file, &header, seen);
+    return result;
+}
