@@ -116,7 +116,6 @@ is_locked(int file, uint32_t slot)
 static void
 count_peers(int file, const struct ring_header *header, struct ring_glance *seen)
 {
-    seen->peers = seen->senders = seen->receivers = 0;
     for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
         const struct ring_peer *peer = &header->peer[slot];
         /* The lock tells who lives; the state, that it is not just somebody who cleans up. */
@@ -133,7 +132,13 @@ ring_peek(int file, struct ring_glance *seen)
 {
     /* What was checked is not read again: it could be another number by then. */
     struct ring_header header, now;
-    enum ring_result result = ring_identify(file, &header);
+    uint64_t magic;
+    *seen = (struct ring_glance){0};
+    enum ring_result result = read_at(file, 0, &magic, sizeof magic);
+    if (result == RING_SHORT)
+        return RING_FOREIGN;
+    if (result == RING_OK)
+        result = ring_identify(file, &header);
     if (result == RING_OK)
         result = read_at(file, 0, &now, sizeof now);
     if (result != RING_OK)

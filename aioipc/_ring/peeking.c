@@ -12,7 +12,7 @@ module_peek(PyObject *Py_UNUSED(module), PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     result = ring_peek(file, &seen);
     Py_END_ALLOW_THREADS
-    if (result != RING_OK && result != RING_BUSY)
+    if (result == RING_SYSTEM)
         return result_of(result);
     PyObject *pids = PyTuple_New(seen.peers);
     for (uint32_t i = 0; pids != NULL && i < seen.peers; i++) {
@@ -24,10 +24,8 @@ module_peek(PyObject *Py_UNUSED(module), PyObject *args)
     }
     if (pids == NULL)
         return NULL;
-    PyObject *depth = result == RING_BUSY
-                          ? Py_NewRef(Py_None)
-                          : Py_BuildValue("(KKK)", (unsigned long long)seen.messages, (unsigned long long)seen.bytes,
-                                          (unsigned long long)seen.sent);
-    return Py_BuildValue("(KKNIININ)", (unsigned long long)seen.id, (unsigned long long)seen.capacity, depth,
-                         seen.senders, seen.receivers, pids, seen.dead, PyBool_FromLong(seen.ended));
+    return Py_BuildValue("(iKKKKKIININ)", result, (unsigned long long)seen.id, (unsigned long long)seen.capacity,
+                         (unsigned long long)seen.messages, (unsigned long long)seen.bytes,
+                         (unsigned long long)seen.sent, seen.senders, seen.receivers, pids, seen.dead,
+                         PyBool_FromLong(seen.ended));
 }

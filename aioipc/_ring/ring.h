@@ -271,8 +271,8 @@ enum ring_result ring_look(struct ring *ring, struct ring_statistics *statistics
 struct ring_glance {
     uint64_t id;
     uint64_t capacity;
-    uint64_t messages;      /* as above; RING_BUSY leaves this and the next two open */
-    uint64_t bytes;
+    uint64_t messages;      /* published and not consumed */
+    uint64_t bytes;         /* of these */
     uint64_t sent;          /* records from the beginning of time */
     uint32_t peers;         /* those alive */
     uint32_t senders;
@@ -282,7 +282,9 @@ struct ring_glance {
     bool ended;
 };
 
-/* RING_OK; RING_BUSY if receivers were too quick for it each time; RING_CORRUPT and what ring_identify says. */
+/* RING_OK; RING_BUSY if receivers were too quick to count the messages; RING_CORRUPT if it may be the records that
+ * can't be right, and then the id is not 0; RING_FOREIGN also of a file that is too short to tell, and RING_SHORT of
+ * one that was truncated; RING_OTHER_VERSION, RING_OTHER_ABI, RING_SYSTEM. */
 enum ring_result ring_peek(int file, struct ring_glance *seen);
 
 #endif
