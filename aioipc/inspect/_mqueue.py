@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 
-from aioipc.errors import AccessError, KernelError, NotFoundError
+from aioipc.errors import AccessError, Error, NotFoundError
 from aioipc.inspect._records import PosixMessageQueue
 from aioipc.posix.message_queue import MessageQueue
 
@@ -34,22 +34,34 @@ def message_queues() -> Iterator[PosixMessageQueue]:
     """
     folders = mount_points()
     if not folders:
-        raise NotFoundError(
-            errno.ENOENT,
-            f"no mqueue file system is mounted, which lists the queues: `{MOUNT_COMMAND}` as root",
-            "mqueue",
-        )
+        raise _not_listed("no mqueue file system is mounted, which lists the queues")
+    foreign = 0
     seen = set()
     for folder in folders:
-        with suppress(FileNotFoundError, PermissionError):  # it is hidden by another mount
-            for name in sorted(os.listdir(folder)):
-                with suppress(FileNotFoundError):
-                    status = os.lstat(f"{folder}/{name}")
-                    with suppress(NotFoundError):
-                        found = _find(f"/{name}", status)
-                        if found.identity not in seen:
-                            seen.add(found.identity)
-                            yield found
+        for name in _listdir(folder):
+            path = f"{folder}/{name}"
+            with suppress(FileNotFoundError):
+                status = os.lstat(path)
+                found = _find(f"/{name}", status)
+                if found is None and os.path.samestat(os.lstat(path), status):
+                    foreign += 1
+                    break
+                if found is not None and found.identity not in seen:
+                    seen.add(found.identity)
+                    yield found
+    if foreign == len(folders):
+        raise _not_listed(f"the mqueue file system at {folders[0]} lists the queues of another IPC namespace")
+
+
+def _not_listed(reason: str) -> NotFoundError:
+    return NotFoundError(errno.ENOENT, f"{reason}: `{MOUNT_COMMAND}` as root", "mqueue")
+
+
+def _listdir(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:  # it may not be read, or another mount hides it
+        return []
 
 
 def find_message_queue(name: str) -> PosixMessageQueue:
@@ -58,32 +70,37 @@ def find_message_queue(name: str) -> PosixMessageQueue:
     :raises NotFoundError: if there is none
     :raises AccessError: if it can't be opened, and no mqueue file system is mounted
     """
+    found = None
     for folder in mount_points():
         with suppress(OSError):
-            return _find(name, os.lstat(folder + name))
-    return _find(name, None)
+            found = found or _find(name, os.lstat(folder + name))
+    found = found or _find(name, None)
+    if found is None:
+        raise NotFoundError(errno.ENOENT, "no queue has this name here (a container has its own queues)", name)
+    return found
 
 
-def _find(name: str, status: os.stat_result | None) -> PosixMessageQueue:
-    """What is known of a queue.
+def _find(name: str, status: os.stat_result | None) -> PosixMessageQueue | None:
+    """What is known of a queue; None if the name does not stand for it.
 
     :param status: what lstat(2) says of its file, where there is one
     """
     try:
         queue = _open(name)
-    except (AccessError, KernelError):
+    except NotFoundError:
+        return None
+    except Error:
         if status is None:
             raise
         return _record(name, status)
     with queue:
         opened = os.fstat(queue.fileno())
         if status is not None and not os.path.samestat(status, opened):
-            # The file system is that of another IPC namespace, or the queue a new one.
-            raise NotFoundError(errno.ENOENT, "the queue has been removed just now", name)
+            return None
         found = queue.statistics()
-        return _record(
-            name, opened, found.messages, found.bytes, found.max_messages, found.max_message_size, found.notify_pid
-        )
+    return _record(
+        name, opened, found.messages, found.bytes, found.max_messages, found.max_message_size, found.notify_pid
+    )
 
 
 def _open(name: str) -> MessageQueue:

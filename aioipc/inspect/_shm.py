@@ -127,12 +127,12 @@ def _find(file: str) -> Named | None:
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
         return None
-    descriptor = None
-    # It may be another one by now, also a FIFO, whose other end is not to be waited for.
-    with suppress(PermissionError, OSError):
+    try:
+        # It may be another one by now, also a FIFO, whose other end is not to be waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if descriptor is None:
-        os.lstat(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
         return _record(file, status, None)
     try:
         status = os.fstat(descriptor)

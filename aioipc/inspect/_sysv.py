@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Any
 
+from aioipc.errors import NotFoundError
 from aioipc.inspect._records import SetMember, SysvMessageQueue, SysvSemaphoreSet, SysvSharedMemory
 from aioipc.sysv import _calls
 
@@ -15,7 +17,7 @@ _MODE, _REMOVED = 0o777, 0o1000  # SHM_DEST: see shmctl(2)
 def message_queues() -> Iterator[SysvMessageQueue]:
     """All queues.
 
-    :raises FileNotFoundError: if there is no /proc/sysvipc
+    :raises NotFoundError: if there is no /proc/sysvipc
     """
     for row in _rows("msg"):
         yield SysvMessageQueue(
@@ -33,7 +35,7 @@ def message_queues() -> Iterator[SysvMessageQueue]:
 def semaphore_sets() -> Iterator[SysvSemaphoreSet]:
     """All sets.
 
-    :raises FileNotFoundError: if there is no /proc/sysvipc
+    :raises NotFoundError: if there is no /proc/sysvipc
     """
     for row in _rows("sem"):
         yield SysvSemaphoreSet(
@@ -47,7 +49,7 @@ def semaphore_sets() -> Iterator[SysvSemaphoreSet]:
 def segments() -> Iterator[SysvSharedMemory]:
     """All segments.
 
-    :raises FileNotFoundError: if there is no /proc/sysvipc
+    :raises NotFoundError: if there is no /proc/sysvipc
     """
     for row in _rows("shm"):
         yield SysvSharedMemory(
@@ -65,8 +67,11 @@ def segments() -> Iterator[SysvSharedMemory]:
 
 
 def _rows(kind: str) -> Iterator[dict[str, int]]:
-    with open(f"{_DIRECTORY}/{kind}", encoding="ascii") as file:
-        names, *lines = map(str.split, file)
+    try:
+        with open(f"{_DIRECTORY}/{kind}", encoding="ascii") as file:
+            names, *lines = map(str.split, file)
+    except FileNotFoundError:
+        raise NotFoundError(errno.ENOENT, "the kernel does not list System V objects here", _DIRECTORY) from None
     for line in lines:
         yield {name: int(word, 8 if name == "perms" else 10) for name, word in zip(names, line, strict=True)}
 

@@ -35,9 +35,9 @@ def users(objects: Iterable[Object]) -> dict[str, Users]:
     """Which processes use these objects, by their addresses.
 
     It looks at every process once.  Those of other users can only be looked at by root: where the mode lets others
-    use an object, it is not known whether such a process does.  Nor is it of a System V queue or set that no process has
-    used so far, or that somebody waits for.  Processes of root, and those of other containers, do not count where they
-    can't be seen.
+    use an object, it is not known whether such a process does.  Nor is it of a System V queue or set that no process
+    has used so far, or that somebody waits for.  Processes of root, and those of other containers, do not count where
+    they can't be seen.
     """
     listed = list(objects)
     seen = _Seen()
