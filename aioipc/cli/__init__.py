@@ -1,0 +1,21 @@
+"""The aioipc command: what IPC objects there are, and their messages, from a shell.
+
+It needs click and rich, which are an extra: this module is all that is imported without them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Do what the command line says, and exit."""
+    try:
+        from aioipc.cli._main import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("click", "rich"):
+            raise
+        sys.stderr.write(f"aioipc: the command needs {error.name}: pip install 'aioipc[cli]'\n")
+        sys.exit(1)
+    sys.exit(run())

@@ -5,7 +5,7 @@ Looking changes nothing: no object is created, joined, locked or written to.
 
 from __future__ import annotations
 
-from aioipc.inspect._addresses import KINDS, Kind
+from aioipc.inspect._addresses import KINDS, Address, Kind, parse_address
 from aioipc.inspect._finding import Gap, Listing, find, look, orphans
 from aioipc.inspect._records import (
     Channel,
@@ -26,6 +26,7 @@ from aioipc.inspect._users import Users, users
 
 __all__ = [
     "KINDS",
+    "Address",
     "Channel",
     "Doorbell",
     "Gap",
@@ -47,5 +48,6 @@ __all__ = [
     "limits",
     "look",
     "orphans",
+    "parse_address",
     "users",
 ]

@@ -68,7 +68,7 @@ def fsencode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def parse(text: str) -> Address:
+def parse_address(text: str) -> Address:
     """Read an address, or a name alone, which begins with a slash.
 
     :raises ValueError: if it is none

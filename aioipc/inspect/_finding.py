@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aioipc.errors import NotFoundError
 from aioipc.inspect import _mqueue, _shm, _sysv
-from aioipc.inspect._addresses import KINDS, Kind, parse
+from aioipc.inspect._addresses import KINDS, Kind, parse_address
 from aioipc.inspect._records import Doorbell, Keyed, Object
 
 
@@ -84,7 +84,7 @@ def find(address: str) -> Object:
     :raises AccessError: if it is a message queue that can't be opened, and no mqueue file system is mounted
     :raises ValueError: if it is no address, or a name that objects of several kinds have
     """
-    kind, name, key, id = parse(address)
+    kind, name, key, id = parse_address(address)
     if name is None:
         assert kind is not None
         for found in look(kind).objects:

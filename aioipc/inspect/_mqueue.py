@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from aioipc.errors import AccessError, Error, NotFoundError
-from aioipc.inspect._records import PosixMessageQueue
+from aioipc.inspect._records import FileIdentity, PosixMessageQueue
 from aioipc.posix.message_queue import MessageQueue
 
 MOUNT_COMMAND = "mkdir -p /dev/mqueue && mount -t mqueue none /dev/mqueue"
@@ -124,7 +124,7 @@ def _record(
         group=status.st_gid,
         mode=status.st_mode & 0o777,
         changed_at=status.st_mtime,
-        identity=(status.st_dev, status.st_ino),
+        identity=FileIdentity(status.st_dev, status.st_ino),
         name=name,
         messages=messages,
         bytes=size,

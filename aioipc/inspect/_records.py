@@ -9,6 +9,13 @@ from aioipc.inspect._addresses import Kind, address_of_id, address_of_key, addre
 from aioipc.sysv.keys import PRIVATE
 
 
+class FileIdentity(NamedTuple):
+    """What tells a file from all others that there are: see stat(2)."""
+
+    st_dev: int
+    st_ino: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Object:
     """What is known of every object.  A number that this user may not know is None."""
@@ -41,6 +48,7 @@ class Object:
 class Named(Object):
     """An object that has a name."""
 
+    identity: FileIdentity = field(repr=False)
     name: str
     """With its leading slash.  Bytes that are no text are surrogates, as os.fsdecode() makes them."""
 

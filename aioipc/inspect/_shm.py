@@ -14,14 +14,11 @@ from contextlib import suppress
 from typing import Any
 
 from aioipc._ring import _binding
-from aioipc._shm import DIRECTORY
+from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX
 from aioipc.errors import NotFoundError
-from aioipc.inspect._records import Channel, Doorbell, Named, PosixSemaphore, PosixSharedMemory
+from aioipc.inspect._records import Channel, Doorbell, FileIdentity, Named, PosixSemaphore, PosixSharedMemory
 
 MOUNT_COMMAND = f"mkdir -p {DIRECTORY} && mount -t tmpfs -o mode=1777 none {DIRECTORY}"
-
-SEMAPHORE_PREFIX = "sem."
-"""What the C library puts before the name of a semaphore: sem_overview(7)."""
 
 _DOORBELL = re.compile(r"aioipc\.([0-9a-f]{16})\.(?:messages|room)")
 
@@ -157,7 +154,7 @@ def _common(status: os.stat_result) -> dict[str, Any]:
         "group": status.st_gid,
         "mode": status.st_mode & 0o777,
         "changed_at": status.st_ctime,
-        "identity": (status.st_dev, status.st_ino),
+        "identity": FileIdentity(status.st_dev, status.st_ino),
     }
 
 

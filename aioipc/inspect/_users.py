@@ -97,8 +97,7 @@ def _mappings(pid: int) -> Iterator[tuple[int, int, bytes]]:
 def _users_of(found: Object, seen: _Seen) -> Users:
     is_complete = not (seen.hides_some and found.mode & _OTHERS)
     if isinstance(found, Named):
-        device, inode = found.identity
-        pids = seen.files.get((device, inode), set())
+        pids = seen.files.get(found.identity, set())
         # A channel knows its peers by their locks: also those that can't be seen here.
         return _sorted(pids, is_complete and not (isinstance(found, Channel) and found.peers and not pids))
     assert isinstance(found, Keyed)

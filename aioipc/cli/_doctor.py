@@ -1,0 +1,105 @@
+"""doctor: what is missing or tight on this machine, and what mends it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import click
+
+from aioipc import inspect
+from aioipc._limits import message_queue_bytes
+from aioipc._shm import DIRECTORY
+from aioipc.cli._codes import NOTHING, OK
+from aioipc.cli._output import Column, show_json, show_table
+
+_TIGHT = 0.8
+"""What part of a limit is used when it counts as tight."""
+
+_DEFAULT_QUEUE = message_queue_bytes(10, 8192)
+
+
+class Finding(NamedTuple):
+    """Something that was looked at."""
+
+    is_well: bool
+    what: str
+    """In words."""
+    command: str | None
+    """What mends it."""
+
+
+@click.command()
+@click.option("--json", "is_json", is_flag=True, help="Write JSON.")
+def doctor(is_json: bool) -> int:
+    """Say what is missing or tight on this machine, and the command that mends it.
+
+    The commands are for root, but for `ulimit` and `aioipc`.  The exit code is 1 if there is something to mend.
+    """
+    found = list(examine())
+    if is_json:
+        show_json([finding._asdict() for finding in found])
+    else:
+        show_table(
+            (Column("STATE"), Column("WHAT", folds=True), Column("TO MEND IT", folds=True)),
+            (("well" if each.is_well else "mend", each.what, each.command) for each in found),
+        )
+    return OK if all(each.is_well for each in found) else NOTHING
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything."""
+    listing = inspect.look()
+    yield from _lists(listing)
+    yield from _directory()
+    yield from map(_limit, inspect.limits())
+    yield from _channels(listing)
+    yield from _orphans()
+
+
+def _lists(listing: inspect.Listing) -> Iterator[Finding]:
+    gaps = {gap.kind: gap for gap in listing.gaps}
+    for kind in inspect.KINDS:
+        if kind in gaps:
+            yield Finding(False, f"{kind}: {gaps[kind].reason.partition(': `')[0]}", gaps[kind].command)
+    if not gaps:
+        yield Finding(True, "objects of all kinds can be listed", None)
+
+
+def _directory() -> Iterator[Finding]:
+    try:
+        mode = stat.S_IMODE(os.stat(DIRECTORY).st_mode)
+    except FileNotFoundError:  # said already
+        return
+    is_well = mode == 0o1777
+    what = f"{DIRECTORY} has mode {mode:04o}" + (
+        "" if is_well else ": all users need to write there, but not to remove"
+    )
+    yield Finding(is_well, what, None if is_well else f"chmod 1777 {DIRECTORY}")
+
+
+def _limit(limit: inspect.Limit) -> Finding:
+    if limit.value is None or limit.used is None:
+        return Finding(True, f"{limit.name}: {'no limit' if limit.value is None else f'{limit.value:,}'}", None)
+    is_tight = limit.used >= _TIGHT * limit.value
+    if limit.name == "RLIMIT_MSGQUEUE":
+        is_tight |= limit.value - limit.used < _DEFAULT_QUEUE
+    return Finding(
+        not is_tight, f"{limit.name}: {limit.used:,} of {limit.value:,} used", limit.command if is_tight else None
+    )
+
+
+def _channels(listing: inspect.Listing) -> Iterator[Finding]:
+    for each in listing.objects:
+        if isinstance(each, inspect.Channel) and each.fault is not None:
+            yield Finding(False, f"{each.address} can't be used: {each.fault}", f"aioipc rm {each.address}")
+
+
+def _orphans() -> Iterator[Finding]:
+    orphans = inspect.orphans()
+    if orphans:
+        yield Finding(False, f"{len(orphans):,} doorbells of channels that are gone", "aioipc rm --orphans")
+    else:
+        yield Finding(True, "no doorbells are left of channels that are gone", None)

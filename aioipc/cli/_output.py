@@ -1,0 +1,114 @@
+"""What the command writes: tables for people, tabs for programs, and nothing that could garble a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import json
+import pwd
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple, TypeAlias
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aioipc.inspect import Object, SysvSemaphoreSet
+
+Cell: TypeAlias = str | int | None
+
+
+class Column(NamedTuple):
+    """A column of a table."""
+
+    title: str
+    folds: bool = False
+    """Whether it is the one that gives way where the terminal is too narrow."""
+
+
+def show_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
+    """Write a table: aligned on a terminal, else a line for each row with tabs in between."""
+    if not sys.stdout.isatty():
+        for row in ([column.title for column in columns], *rows):
+            click.echo("\t".join("-" if cell is None else printable(str(cell)) for cell in row))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    listed = list(rows)
+    for place, column in enumerate(columns):
+        has_numbers = any(isinstance(row[place], int) for row in listed)
+        table.add_column(
+            column.title, justify="right" if has_numbers else "left", no_wrap=not column.folds, overflow="fold"
+        )
+    for row in listed:
+        table.add_row(*(Text(_for_people(cell)) for cell in row))
+    console().print(table)
+
+
+def console() -> Console:
+    """The terminal."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def show_json(value: object) -> None:
+    """Write JSON, of ASCII letters: over several lines on a terminal."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def complain(text: str) -> None:
+    """Say something beside the output."""
+    click.echo(f"aioipc: {printable(text)}", err=True)
+
+
+def printable(text: str) -> str:
+    r"""A text in one line, with what is not printable escaped as in Python: \x1b."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "surrogatepass").decode() for letter in text
+    )
+
+
+def as_json(found: Object) -> dict[str, object]:
+    """All that is known of an object."""
+    fields = dataclasses.asdict(found)
+    del fields["identity"]
+    if isinstance(found, SysvSemaphoreSet) and found.members is not None:
+        fields["members"] = [member._asdict() for member in found.members]
+    return {"address": found.address, "kind": found.kind, **fields}
+
+
+def as_time(seconds: float) -> str:
+    """A time for people and programs, by the clock of this place."""
+    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """The name of a group, or the number of one without."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def process_name(pid: int) -> str:
+    """A process by its number, with the name of its program."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"{pid} ({file.read().rstrip()})"
+    except OSError:
+        return f"{pid} (gone)"
+
+
+def _for_people(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:,}" if isinstance(cell, int) else printable(cell)
