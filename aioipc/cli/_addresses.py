@@ -20,7 +20,7 @@ LISTED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "doorbell")
 """The kinds that are listed: a doorbell belongs to a channel."""
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType):  # type: ignore[type-arg]  # it has none before click 8.5
     """The address of an object of some kinds."""
 
     name = "address"
@@ -68,7 +68,7 @@ def find_object(address: str) -> Object:
         raise click.UsageError(str(error)) from None
 
 
-class OwnerType(click.ParamType):
+class OwnerType(click.ParamType):  # type: ignore[type-arg]
     """A user by name or number."""
 
     name = "user"
@@ -84,17 +84,22 @@ class OwnerType(click.ParamType):
 
 def filter_options(command: _Command) -> _Command:
     """The options by which objects are chosen: `kinds` and `owner`."""
-    command = click.option("--owner", metavar="USER", type=OwnerType(), help="Only those that belong to a user.")(
-        command
-    )
-    return click.option(
+    owner = click.option("--owner", metavar="USER", type=OwnerType(), help="Only those that belong to a user.")
+    kind = click.option(
         "--kind",
         "kinds",
         metavar="KIND",
         type=click.Choice(LISTED),
         multiple=True,
         help=f"Only those of a kind: {', '.join(LISTED)}.  May be given several times.",
-    )(command)
+    )
+    return kind(owner(command))
+
+
+def concerns(patterns: Sequence[str], kind: Kind) -> bool:
+    """Whether an object of this kind could match."""
+    prefixes = [before for before, colon, _ in (each.partition(":") for each in patterns) if colon]
+    return len(prefixes) < len(patterns) or not patterns or any(fnmatchcase(kind, prefix) for prefix in prefixes)
 
 
 def matches(found: Object, patterns: Sequence[str], owner: int | None) -> bool:

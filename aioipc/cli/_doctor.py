@@ -43,7 +43,7 @@ def doctor(is_json: bool) -> int:
         show_json([finding._asdict() for finding in found])
     else:
         show_table(
-            (Column("STATE"), Column("WHAT", folds=True), Column("TO MEND IT", folds=True)),
+            (Column("STATE"), Column("WHAT", folds=True), Column("TO MEND IT", is_command=True)),
             (("well" if each.is_well else "mend", each.what, each.command) for each in found),
         )
     return OK if all(each.is_well for each in found) else NOTHING
@@ -54,7 +54,7 @@ def examine() -> Iterator[Finding]:
     listing = inspect.look()
     yield from _lists(listing)
     yield from _directory()
-    yield from map(_limit, inspect.limits())
+    yield from _limits()
     yield from _channels(listing)
     yield from _orphans()
 
@@ -73,22 +73,22 @@ def _directory() -> Iterator[Finding]:
         mode = stat.S_IMODE(os.stat(DIRECTORY).st_mode)
     except FileNotFoundError:  # said already
         return
-    is_well = mode == 0o1777
-    what = f"{DIRECTORY} has mode {mode:04o}" + (
-        "" if is_well else ": all users need to write there, but not to remove"
-    )
-    yield Finding(is_well, what, None if is_well else f"chmod 1777 {DIRECTORY}")
+    if mode == 0o1777:
+        yield Finding(True, f"{DIRECTORY} has mode 1777", None)
+    else:
+        what = f"{DIRECTORY} has mode {mode:04o}: all users need to write there, but not to remove what is not theirs"
+        yield Finding(False, what, f"chmod 1777 {DIRECTORY}")
 
 
-def _limit(limit: inspect.Limit) -> Finding:
-    if limit.value is None or limit.used is None:
-        return Finding(True, f"{limit.name}: {'no limit' if limit.value is None else f'{limit.value:,}'}", None)
-    is_tight = limit.used >= _TIGHT * limit.value
-    if limit.name == "RLIMIT_MSGQUEUE":
-        is_tight |= limit.value - limit.used < _DEFAULT_QUEUE
-    return Finding(
-        not is_tight, f"{limit.name}: {limit.used:,} of {limit.value:,} used", limit.command if is_tight else None
-    )
+def _limits() -> Iterator[Finding]:
+    for limit in inspect.limits():
+        if limit.value is None or limit.used is None:
+            continue
+        is_tight = limit.used >= _TIGHT * limit.value
+        if limit.name == "RLIMIT_MSGQUEUE":
+            is_tight |= limit.value - limit.used < _DEFAULT_QUEUE
+        what = f"{limit.name}: {limit.used:,} of {limit.value:,} used"
+        yield Finding(not is_tight, what, limit.command if is_tight else None)
 
 
 def _channels(listing: inspect.Listing) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import click
 
 from aioipc import inspect
-from aioipc.cli._addresses import ADDRESS, filter_options, find_object, matches
+from aioipc.cli._addresses import ADDRESS, concerns, filter_options, find_object, matches
 from aioipc.cli._codes import NOTHING, OK
 from aioipc.cli._output import (
     Cell,
@@ -34,12 +34,13 @@ json_option = click.option("--json", "is_json", is_flag=True, help="Write JSON, 
 def ls(patterns: tuple[str, ...], kinds: tuple[inspect.Kind, ...], owner: int | None, is_json: bool) -> int:
     """List the objects of the system.
 
-    A PATTERN chooses by address or name: 'mq:*', '/orders*', 'msg:0x1?'.  Sizes are bytes; what is not known, or not there
-    to be known, is a dash.  Where the output is no terminal, tabs are between the columns.
+    A PATTERN chooses by address or name: 'mq:*', '/orders*', 'msg:0x1?'.  Sizes are bytes; what is not known, or not
+    there to be known, is a dash.  Where the output is no terminal, tabs are between the columns.
     """
     listing = inspect.look(*kinds)
     for gap in listing.gaps:
-        complain(f"{gap.kind}: {gap.reason}")
+        if concerns(patterns, gap.kind):
+            complain(f"{gap.kind}: {gap.reason}")
     found = [each for each in listing.objects if matches(each, patterns, owner)]
     if is_json:
         show_json([as_json(each) for each in found])
@@ -66,7 +67,8 @@ _VALUES = 8
 
 
 def _row(found: inspect.Object) -> tuple[Cell, ...]:
-    messages = size = capacity = value = waiting = used = None
+    messages = size = capacity = waiting = used = None
+    value: Cell = None
     match found:
         case inspect.PosixMessageQueue():
             messages, size = found.messages, found.bytes
@@ -85,10 +87,9 @@ def _row(found: inspect.Object) -> tuple[Cell, ...]:
             value, waiting = _values(found), found.waiting
         case inspect.SysvSharedMemory():
             capacity, used = found.size, found.attached
-    id = str(found.id) if isinstance(found, inspect.Keyed) else None
     return (
         found.address,
-        id,
+        str(found.id) if isinstance(found, inspect.Keyed) else None,
         user_name(found.owner),
         f"{found.mode:04o}",
         messages,
@@ -153,6 +154,8 @@ def _explain(field: str, value: object) -> str:
             return group_name(int(value))
         if field == "mode":
             return f"{value:04o}"
+        if field == "bell_id":
+            return f"{value:016x}"
         if field == "key":
             return f"{int(value) & 0xFFFFFFFF:#x}" if value else "private"
         if sys.stdout.isatty() and field != "id":
@@ -178,16 +181,17 @@ def limits(is_json: bool) -> None:
     if is_json:
         show_json([limit._asdict() for limit in found])
         return
-    show_table(
-        (
-            Column("LIMIT"),
-            Column("VALUE"),
-            Column("USED"),
-            Column("BOUNDS", folds=True),
-            Column("TO RAISE IT", folds=True),
-        ),
-        (
-            [limit.name, "none" if limit.value is None else limit.value, limit.used, limit.bounds, limit.command]
-            for limit in found
-        ),
-    )
+    show_table(_LIMIT_COLUMNS, map(_limit_row, found))
+
+
+_LIMIT_COLUMNS = (
+    Column("LIMIT"),
+    Column("VALUE"),
+    Column("USED"),
+    Column("BOUNDS", folds=True),
+    Column("TO RAISE IT", is_command=True),
+)
+
+
+def _limit_row(limit: inspect.Limit) -> tuple[Cell, ...]:
+    return limit.name, "none" if limit.value is None else limit.value, limit.used, limit.bounds, limit.command

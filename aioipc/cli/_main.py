@@ -30,8 +30,8 @@ def aioipc() -> None:
     """Kernel IPC objects: what there is, what is in it, who uses it.
 
     An object has an address: its kind, a colon, and its name, key or id, as `aioipc ls` shows it: mq:/orders,
-    sem:/printer, shm:/table, channel:/frames, msg:0x14, semset:0x15, segment:id=3.  A name alone, /orders, will do where only
-    one object has it.
+    sem:/printer, shm:/table, channel:/frames, msg:0x14, semset:0x15, segment:id=3.  A name alone, /orders, will do
+    where only one object has it.
     """
 
 

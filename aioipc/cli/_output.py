@@ -9,7 +9,7 @@ import pwd
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import click
 from rich.console import Console
@@ -27,6 +27,8 @@ class Column(NamedTuple):
     title: str
     folds: bool = False
     """Whether it is the one that gives way where the terminal is too narrow."""
+    is_command: bool = False
+    """Whether it has commands to copy: on a terminal each is a line below the table, however long."""
 
 
 def show_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> None:
@@ -35,16 +37,19 @@ def show_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Non
         for row in ([column.title for column in columns], *rows):
             click.echo("\t".join("-" if cell is None else printable(str(cell)) for cell in row))
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     listed = list(rows)
-    for place, column in enumerate(columns):
-        has_numbers = any(isinstance(row[place], int) for row in listed)
-        table.add_column(
-            column.title, justify="right" if has_numbers else "left", no_wrap=not column.folds, overflow="fold"
-        )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    shown = [place for place, column in enumerate(columns) if not column.is_command]
+    for place in shown:
+        justify: Literal["left", "right"] = "right" if any(isinstance(row[place], int) for row in listed) else "left"
+        table.add_column(columns[place].title, justify=justify, no_wrap=not columns[place].folds, overflow="fold")
     for row in listed:
-        table.add_row(*(Text(_for_people(cell)) for cell in row))
+        table.add_row(*(Text(_for_people(row[place])) for place in shown))
     console().print(table)
+    for place in set(range(len(columns))) - set(shown):
+        commands = [str(row[place]) for row in listed if row[place] is not None]
+        if commands:
+            click.echo("\n".join(["", f"{columns[place].title.capitalize()}:", *commands]))
 
 
 def console() -> Console:

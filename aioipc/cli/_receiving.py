@@ -31,9 +31,7 @@ def _options(command: _Command) -> _Command:
         click.argument("address", type=MESSAGES),
         click.option("-t", "--type", "type_", type=int, help="Of a System V queue: as in msgrcv(2), also negative."),
         click.option("--exclude", type=click.IntRange(min=1), help="Of a System V queue: all but this type."),
-        click.option(
-            "--json", "form", flag_value="json", help="Write a line of JSON for each: data, base64, and more."
-        ),
+        click.option("--json", "form", flag_value="json", help="Write a line of JSON for each."),
         click.option("--hex", "form", flag_value="hex", help="Write hexadecimal digits, a line for each."),
         click.option("--raw", "form", flag_value="raw", help="Write the bytes alone, without the end of a line."),
     ):
@@ -65,8 +63,8 @@ def tail(address: str, type_: int | None, exclude: int | None, form: str | None,
     Each message goes to one receiver, so what is shown here is taken away from all others.  To see how many there
     are without taking any, use `aioipc watch`.
 
-    It ends with Ctrl-C, after --count messages, when a channel has ended, and when nobody reads its output any more.  To
-    stop after some use --count: what `head` leaves unread has been taken, too.
+    It ends with Ctrl-C, after --count messages, when a channel has ended, and when nobody reads its output any more.
+    To stop after some use --count: what `head` leaves unread has been taken, too.
     """
     complain(f"{address}: each message shown here is consumed, and no other receiver gets it")
     _run(address, type_, exclude, form, count, None, is_tail=True)
@@ -104,12 +102,12 @@ async def _receive(
     take: Callable[[], AbstractAsyncContextManager[_Message]],
     form: str | None,
     count: int | None,
-    timeout: float | None,  # noqa: ASYNC109
+    seconds: float | None,
 ) -> None:
     for _ in range(count) if count is not None else itertools.count():
         async with AsyncExitStack() as stack:
             with _reader_needed():
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(seconds):
                     message = await stack.enter_async_context(take())
             _write(message, form)
 

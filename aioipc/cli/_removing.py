@@ -37,18 +37,17 @@ def rm(
     It shows them and asks first; without a terminal to ask at it removes nothing, unless there is --yes.  An
     object that was replaced by another one of its name meanwhile is left alone.
 
-    An object that is named by its ADDRESS is removed even if it is in use.  Those of --unused PATTERN are left alone as long as
-    somebody has them open, or where that can't be told: see `aioipc stat`.  A System V queue or set counts as unused when
-    the processes that used it last have ended, and nobody waits.
+    An object that is named by its ADDRESS is removed even if it is in use.  Those of --unused PATTERN are left alone as
+    long as somebody has them open, or where that can't be told: see `aioipc stat`.  A System V queue or set counts as
+    unused when the processes that used it last have ended, and nobody waits.
     """
     if not (addresses or patterns or orphans):
         raise click.UsageError("say what to remove: an ADDRESS, --unused PATTERN, or --orphans")
     if (kinds or owner is not None) and not patterns:
         raise click.UsageError("--kind and --owner are for --unused PATTERN")
     named = [find_object(address) for address in addresses]
-    unused = (
-        _unused([each for each in inspect.look(*kinds).objects if matches(each, patterns, owner)]) if patterns else []
-    )
+    listed = inspect.look(*kinds).objects if patterns else []
+    unused = _unused(each for each in listed if matches(each, patterns, owner))
     if orphans:
         named += inspect.orphans()
     chosen = {each.address: each for each in [*named, *unused]}
@@ -123,7 +122,7 @@ def _remove(found: inspect.Object) -> None:
     match found:
         case inspect.PosixMessageQueue():
             mq_unlink(found.name)
-        case inspect.Channel(id=int(bell_id)):
+        case inspect.Channel(bell_id=int(bell_id)):
             _files.unlink(found.name, found.identity, bell_id)
         case inspect.PosixSemaphore():
             _shm.unlink(f"/{_shm.SEMAPHORE_PREFIX}{found.name[1:]}", "semaphore", found.identity)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from aioipc import Channel, posix, sysv
+from aioipc import Channel
 from aioipc.cli._codes import NOTHING, OK
 from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
 from aioipc.cli._output import complain
@@ -43,11 +43,12 @@ def send(
     check_option("--end", end, target, "channel")
     if lines and data:
         raise click.UsageError("--lines is for the input, not for DATA")
+    options = [option for option in (priority, type_) if option is not None]
     # The input is read between the runs: Ctrl-C ends that at once, too.
     with open_queue(target, receiving=False) as queue, asyncio.Runner() as runner:
         for message in _messages(data, lines, is_hex, end):
             try:
-                runner.run(_send(queue, message, priority, type_, timeout))
+                runner.run(_send(queue, message, options, timeout))
             except TimeoutError:
                 complain(f"{address} had no room in time")
                 return NOTHING
@@ -77,12 +78,6 @@ def _from_hex(text: bytes) -> bytes:
         raise click.UsageError(f"--hex: {error}") from None
 
 
-async def _send(queue: Queue, message: bytes, priority: int | None, type_: int | None, timeout: float | None) -> None:
-    async with asyncio.timeout(timeout):
-        match queue:
-            case posix.MessageQueue():
-                await queue.send(message, priority)
-            case sysv.MessageQueue():
-                await queue.send(message, type_)
-            case _:
-                await queue.send(message)
+async def _send(queue: Queue, message: bytes, options: list[int], seconds: float | None) -> None:
+    async with asyncio.timeout(seconds):
+        await queue.send(message, *options)

@@ -44,8 +44,8 @@ def watch(address: str, interval: float, count: int | None) -> None:
     """Watch how full an object is, and how fast that changes, without taking anything from it.
 
     The level is that of a queue's or a channel's messages, a semaphore's permits, the bytes of memory that a shared
-    memory object takes up, or how often a segment is attached.  Its rate is what has changed: a queue that is emptied as
-    fast as it is filled has none.  Only a channel counts what is sent.
+    memory object takes up, or how often a segment is attached.  Its rate is what has changed: a queue that is emptied
+    as fast as it is filled has none.  Only a channel counts what is sent.
 
     It ends with Ctrl-C, after --count looks, or when the object is removed.
     """

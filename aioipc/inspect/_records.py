@@ -110,7 +110,7 @@ class Channel(PosixSharedMemory):
     kind: ClassVar[Kind] = "channel"
     fault: str | None
     """Why nothing is known of what follows; None if it is."""
-    id: int | None
+    bell_id: int | None
     """Random; the doorbells are named after it."""
     capacity: int | None
     """How many bytes fit."""

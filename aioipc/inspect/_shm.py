@@ -175,7 +175,7 @@ def _look_at_channel(descriptor: int) -> dict[str, Any] | None:
     if result == _binding.FOREIGN:
         return None
     if result not in (_binding.OK, _binding.BUSY):
-        return {"fault": _FAULTS[result], "id": bell_id or None, **dict.fromkeys(_INSIDE)}
+        return {"fault": _FAULTS[result], "bell_id": bell_id or None, **dict.fromkeys(_INSIDE)}
     is_counted = result == _binding.OK
     inside = (
         capacity,
@@ -188,7 +188,7 @@ def _look_at_channel(descriptor: int) -> dict[str, Any] | None:
         dead,
         ended,
     )
-    return {"fault": None, "id": bell_id, **dict(zip(_INSIDE, inside, strict=True))}
+    return {"fault": None, "bell_id": bell_id, **dict(zip(_INSIDE, inside, strict=True))}
 
 
 def _find_doorbell(file: str) -> tuple[int, Doorbell] | None:
@@ -214,8 +214,8 @@ def _channel_ids(owners: set[int]) -> tuple[set[int], set[int]]:
             if status.st_uid not in owners or not stat.S_ISREG(status.st_mode):
                 continue
             found = _find(name)
-            if isinstance(found, Channel) and found.id is not None:
-                known.add(found.id)
+            if isinstance(found, Channel) and found.bell_id is not None:
+                known.add(found.bell_id)
             elif isinstance(found, Channel) or not os.access(path, os.R_OK, effective_ids=True):
                 doubtful.add(status.st_uid)
     return known, doubtful

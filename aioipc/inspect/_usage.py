@@ -138,6 +138,8 @@ def _sysctl(name: str, bounds: str, highest: int, used: int | None = None) -> It
 def _limit(
     name: str, bounds: str, value: int | None, highest: int, command: Callable[[int], str], used: int | None
 ) -> Limit:
+    if value is not None and value >= _LONG_MAX:  # as good as none
+        value = None
     doubled = None if value is None or value >= highest else command(min(2 * value, highest))
     return Limit(name, bounds, value, used, doubled, name != "RLIMIT_MSGQUEUE")
 
