@@ -82,13 +82,18 @@ def _directory() -> Iterator[Finding]:
 
 def _limits() -> Iterator[Finding]:
     for limit in inspect.limits():
-        if limit.value is None or limit.used is None:
+        if limit.value is None:
             continue
-        is_tight = limit.used >= _TIGHT * limit.value
-        if limit.name == "RLIMIT_MSGQUEUE":
-            is_tight |= limit.value - limit.used < _DEFAULT_QUEUE
-        what = f"{limit.name}: {limit.used:,} of {limit.value:,} used"
-        yield Finding(not is_tight, what, limit.command if is_tight else None)
+        # Also where nobody knows what is used: that there is no room for one queue.
+        is_tight = limit.name == "RLIMIT_MSGQUEUE" and limit.value - (limit.used or 0) < _DEFAULT_QUEUE
+        if limit.used is not None:
+            is_tight |= limit.used >= _TIGHT * limit.value
+        elif not is_tight:
+            continue
+        used = "an unknown part" if limit.used is None else f"{limit.used:,}"
+        yield Finding(
+            not is_tight, f"{limit.name}: {used} of {limit.value:,} used", limit.command if is_tight else None
+        )
 
 
 def _channels(listing: inspect.Listing) -> Iterator[Finding]:

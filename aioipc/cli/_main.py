@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from aioipc.cli import _doctor, _listing, _receiving, _removing, _sending, _watching
+from aioipc.cli import _completion, _doctor, _listing, _receiving, _removing, _sending, _watching
 from aioipc.cli._codes import BROKEN_PIPE, INTERRUPTED, NOTHING, OK, REFUSED
 from aioipc.cli._output import complain
 from aioipc.errors import Error, NotFoundError, RemovedError
@@ -57,6 +57,7 @@ def run() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names have letters that the locale may not
             stream.reconfigure(errors="backslashreplace")
+    _completion.install()
     try:
         code = aioipc.main(prog_name="aioipc", standalone_mode=False)
         sys.stdout.flush()
