@@ -5,10 +5,14 @@
  */
 #include "inside.h"
 
+#include <string.h>
 #include <unistd.h>
 
-/* How many records are looked at one by one: some milliseconds. */
-#define PEEK_AT 10000
+/* How many records are looked at one by one: a few milliseconds. */
+#define PEEK_AT 50000
+
+/* So many bytes of data are read at once.  Short messages have many records there. */
+#define PIECE 4096
 
 /* How often it begins anew because receivers have overtaken it. */
 #define ATTEMPTS 100
@@ -28,13 +32,7 @@ read_position(int file, size_t place, uint64_t *position)
     return read_at(file, place, position, sizeof *position);
 }
 
-static enum ring_result
-read_record(int file, const struct ring_header *header, uint64_t position, struct ring_record *record)
-{
-    return read_at(file, header->data + position % header->room, record, sizeof *record);
-}
-
-/* RING_BUSY: the record at this position may have been overwritten before it was read.  The senders come there again
+/* RING_BUSY: what lies from this position on may have been overwritten before it was read.  The senders come there again
  * when head has left behind what room there is beside the capacity: RING_UNIT or more. */
 static enum ring_result
 check_intact(int file, const struct ring_header *header, uint64_t position)
@@ -43,6 +41,34 @@ check_intact(int file, const struct ring_header *header, uint64_t position)
     enum ring_result result = read_position(file, offsetof(struct ring_header, head), &head);
     bool is_intact = head < position || head - position < header->room - header->capacity;
     return result == RING_OK && !is_intact ? RING_BUSY : result;
+}
+
+/* Some bytes of data, from a position on. */
+struct piece {
+    uint64_t begin;
+    uint64_t size;
+    char bytes[PIECE];
+};
+
+static enum ring_result
+read_record(int file, const struct ring_header *header, uint64_t position, struct piece *piece,
+            struct ring_record *record)
+{
+    if (position - piece->begin >= piece->size) {
+        uint64_t place = position % header->room, left = header->room - place;
+        ssize_t got = pread(file, piece->bytes, left < PIECE ? left : PIECE, (off_t)(header->data + place));
+        if (got < 0)
+            return RING_SYSTEM;
+        if ((size_t)got < sizeof *record)
+            return RING_SHORT;
+        piece->begin = position;
+        piece->size = (uint64_t)got / RING_UNIT * RING_UNIT;
+        enum ring_result result = check_intact(file, header, position);
+        if (result != RING_OK)
+            return result;
+    }
+    memcpy(record, piece->bytes + (position - piece->begin), sizeof *record);
+    return RING_OK;
 }
 
 static enum ring_result
@@ -76,20 +102,17 @@ static enum ring_result
 count_messages(int file, const struct ring_header *header, struct ring_glance *seen)
 {
     struct ring_record record, blank;
+    struct piece piece = {0};
     uint64_t position, tail;
     seen->messages = seen->bytes = 0;
     enum ring_result result = read_bounds(file, header, &position, &tail);
     if (result == RING_OK)
-        result = read_record(file, header, tail, &blank);
-    if (result == RING_OK)
-        result = check_intact(file, header, tail);
+        result = read_record(file, header, tail, &piece, &blank);
     if (result != RING_OK)
         return result;
     seen->sent = blank.number;
     for (unsigned i = 0; position != tail; i++) {
-        result = read_record(file, header, position, &record);
-        if (result == RING_OK)
-            result = check_intact(file, header, position);
+        result = read_record(file, header, position, &piece, &record);
         if (result == RING_OK
             && !(ring_is_state(record.state, position) && ring_is_size(record.size, tail - position, header->capacity)))
             result = RING_CORRUPT;
@@ -135,7 +158,7 @@ ring_peek(int file, struct ring_glance *seen)
     uint64_t magic;
     *seen = (struct ring_glance){0};
     enum ring_result result = read_at(file, 0, &magic, sizeof magic);
-    if (result == RING_SHORT)
+    if (result == RING_SHORT || (result == RING_OK && magic != RING_MAGIC && magic != __builtin_bswap64(RING_MAGIC)))
         return RING_FOREIGN;
     if (result == RING_OK)
         result = ring_identify(file, &header);
