@@ -192,6 +192,21 @@ def sysv_peer(tmp_path_factory: pytest.TempPathFactory) -> str:
     return compile_c(PEERS / "sysv.c", tmp_path_factory.mktemp("peers") / "sysv")
 
 
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Compares a text with a file of this name beside the test, in which words stand for what varies."""
+
+    def compare(name: str, text: str, **varying: object) -> None:
+        for word, value in varying.items():
+            text = text.replace(str(value), word)
+        path = request.path.parent / "snapshots" / f"{name}.txt"
+        if request.config.option.write_snapshots:
+            path.write_text(text)
+        assert text == path.read_text(), f"see {path}; --write-snapshots writes it anew"
+
+    return compare
+
+
 def compile_c(source: Path, program: Path, *others: Path) -> str:
     command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
     sources = map(str, (source, *others))

@@ -14,8 +14,9 @@ def main() -> NoReturn:
     try:
         from aioipc.cli._main import run
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
             raise
-        sys.stderr.write(f"aioipc: the command needs {error.name}: pip install 'aioipc[cli]'\n")
+        sys.stderr.write(f"aioipc: the command needs {missing}: pip install 'aioipc[cli]'\n")
         sys.exit(1)
     sys.exit(run())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -24,7 +25,30 @@ Exit codes:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG)
+class _Ended(Exception):  # noqa: N818
+    """It has ended for a reason for which click has an exit code of its own."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter flushes once more, at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise _Ended(BROKEN_PIPE) from None
+        except KeyboardInterrupt:
+            raise _Ended(INTERRUPTED) from None
+        return result
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
+)
 @click.version_option(package_name="aioipc")
 def aioipc() -> None:
     """Kernel IPC objects: what there is, what is in it, who uses it.
@@ -60,11 +84,8 @@ def run() -> int:
     _completion.install()
     try:
         code = aioipc.main(prog_name="aioipc", standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more, at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+    except _Ended as end:
+        return end.code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except click.ClickException as error:

@@ -49,9 +49,10 @@ def watch(address: str, interval: float, count: int | None) -> None:
 
     It ends with Ctrl-C, after --count looks, or when the object is removed.
     """
-    samples = itertools.pairwise(itertools.chain([None], _samples(address, interval, count)))
+    first = find_object(address)
+    samples = itertools.pairwise(itertools.chain([None], _samples(first, interval, count)))
     if sys.stdout.isatty():
-        _show_live(address, samples)
+        _show_live(first.address, samples)
         return
     click.echo("TIME\tLEVEL\tCHANGE/S\tBYTES\tSENT/S")
     for before, sample in samples:
@@ -61,8 +62,8 @@ def watch(address: str, interval: float, count: int | None) -> None:
         sys.stdout.flush()
 
 
-def _samples(address: str, interval: float, count: int | None) -> Iterator[Sample]:
-    first = found = find_object(address)
+def _samples(first: inspect.Object, interval: float, count: int | None) -> Iterator[Sample]:
+    found = first
     due = time.monotonic()
     for looks in itertools.count(1):
         yield _sample(found)
