@@ -46,9 +46,10 @@ class _Commands(click.Group):
         return result
 
 
-@click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
-)
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS, epilog=_EPILOG)
 @click.version_option(package_name="aioipc")
 def aioipc() -> None:
     """Kernel IPC objects: what there is, what is in it, who uses it.
