@@ -17,7 +17,7 @@ import click
 
 from aioipc import Channel, posix, sysv
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
+from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, event_loop, open_queue
 from aioipc.cli._output import complain, printable
 from aioipc.errors import EndOfStream, Error
 
@@ -85,9 +85,9 @@ def _run(
     check_option("--exclude", exclude, source, "msg")
     if type_ is not None and exclude is not None:
         raise click.UsageError("--type and --exclude can't both be given")
-    with open_queue(source, receiving=True) as queue:
+    with open_queue(source, receiving=True) as queue, event_loop() as runner:
         try:
-            asyncio.run(_receive(lambda: _next(queue, type_ or 0, exclude), form, count, timeout))
+            runner.run(_receive(lambda: _next(queue, type_ or 0, exclude), form, count, timeout))
         except TimeoutError:
             complain(f"{address}: no message came in time")
             return NOTHING

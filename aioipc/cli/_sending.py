@@ -10,7 +10,7 @@ import click
 
 from aioipc import Channel
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
+from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, event_loop, open_queue
 from aioipc.cli._output import complain
 
 
@@ -45,7 +45,7 @@ def send(
         raise click.UsageError("--lines is for the input, not for DATA")
     options = [option for option in (priority, type_) if option is not None]
     # The input is read between the runs: Ctrl-C ends that at once, too.
-    with open_queue(target, receiving=False) as queue, asyncio.Runner() as runner:
+    with open_queue(target, receiving=False) as queue, event_loop() as runner:
         for message in _messages(data, lines, is_hex, end):
             try:
                 runner.run(_send(queue, message, options, timeout))
