@@ -71,13 +71,16 @@ def test_what_is_used() -> None:
 
 
 def test_queues_that_are_used(new_name: NewName) -> None:
+    name = new_name()
+
+    def use() -> tuple[int | None, int | None]:
+        found = limits()
+        return found["fs.mqueue.queues_max"].used, found["RLIMIT_MSGQUEUE"].used
+
     def look(_: Path) -> list[tuple[int | None, int | None]]:
-        seen = []
-        for _ in range(2):
-            found = limits()
-            seen.append((found["fs.mqueue.queues_max"].used, found["RLIMIT_MSGQUEUE"].used))
-            posix.MessageQueue.create(new_name(), max_messages=2, max_message_size=100, persist=True).close()
-        return seen
+        before = use()
+        with posix.MessageQueue.create(name, max_messages=2, max_message_size=100):
+            return [before, use()]
 
     (count, size), (one_more, larger) = with_mqueue(look)
     assert one_more == count + 1

@@ -13,7 +13,7 @@ from aioipc import inspect
 from aioipc._limits import message_queue_bytes
 from aioipc._shm import DIRECTORY
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._output import Column, show_json, show_table
+from aioipc.cli._output import Column, json_option, show_json, show_table
 
 _TIGHT = 0.8
 """What part of a limit is used when it counts as tight."""
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 @click.command()
-@click.option("--json", "is_json", is_flag=True, help="Write JSON.")
+@json_option
 def doctor(is_json: bool) -> int:
     """Say what is missing or tight on this machine, and the command that mends it.
 

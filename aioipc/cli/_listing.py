@@ -18,13 +18,12 @@ from aioipc.cli._output import (
     as_time,
     complain,
     group_name,
+    json_option,
     process_name,
     show_json,
     show_table,
     user_name,
 )
-
-json_option = click.option("--json", "is_json", is_flag=True, help="Write JSON, with all that is known.")
 
 
 @click.command()

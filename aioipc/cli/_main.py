@@ -11,7 +11,7 @@ import click
 
 from aioipc.cli import _completion, _doctor, _listing, _receiving, _removing, _sending, _watching
 from aioipc.cli._codes import BROKEN_PIPE, INTERRUPTED, NOTHING, OK, REFUSED
-from aioipc.cli._output import complain
+from aioipc.cli._output import complain, explain
 from aioipc.errors import Error, NotFoundError, RemovedError
 
 _EPILOG = """\b
@@ -38,8 +38,6 @@ class _Commands(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The interpreter flushes once more, at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise _Ended(BROKEN_PIPE) from None
         except KeyboardInterrupt:
             raise _Ended(INTERRUPTED) from None
@@ -84,6 +82,21 @@ def run() -> int:
             stream.reconfigure(errors="backslashreplace")
     _completion.install()
     try:
+        return _run()
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """Throw away what can't be written: the interpreter would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run() -> int:
+    try:
         code = aioipc.main(prog_name="aioipc", standalone_mode=False)
     except _Ended as end:
         return end.code
@@ -93,9 +106,9 @@ def run() -> int:
         error.show()
         return error.exit_code
     except (NotFoundError, RemovedError) as error:
-        complain(str(error))
+        complain(explain(error))
         return NOTHING
     except (Error, OSError) as error:
-        complain(str(error))
+        complain(explain(error))
         return REFUSED
     return code if isinstance(code, int) else OK

@@ -18,6 +18,8 @@ from rich.text import Text
 
 from aioipc.inspect import Object, SysvSemaphoreSet
 
+json_option = click.option("--json", "is_json", is_flag=True, help="Write JSON, with all that is known.")
+
 Cell: TypeAlias = str | int | None
 
 
@@ -65,6 +67,13 @@ def show_json(value: object) -> None:
 def complain(text: str) -> None:
     """Say something beside the output."""
     click.echo(f"aioipc: {printable(text)}", err=True)
+
+
+def explain(error: Exception) -> str:
+    """An error in words, without its number."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def printable(text: str) -> str:

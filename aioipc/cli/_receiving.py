@@ -27,14 +27,15 @@ _Message = posix.Message | sysv.Message | bytes
 
 
 def _options(command: _Command) -> _Command:
-    for option in (
+    options = (
         click.argument("address", type=MESSAGES),
         click.option("-t", "--type", "type_", type=int, help="Of a System V queue: as in msgrcv(2), also negative."),
         click.option("--exclude", type=click.IntRange(min=1), help="Of a System V queue: all but this type."),
         click.option("--json", "form", flag_value="json", help="Write a line of JSON for each."),
         click.option("--hex", "form", flag_value="hex", help="Write hexadecimal digits, a line for each."),
         click.option("--raw", "form", flag_value="raw", help="Write the bytes alone, without the end of a line."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -66,7 +67,6 @@ def tail(address: str, type_: int | None, exclude: int | None, form: str | None,
     It ends with Ctrl-C, after --count messages, when a channel has ended, and when nobody reads its output any more.
     To stop after some use --count: what `head` leaves unread has been taken, too.
     """
-    complain(f"{address}: each message shown here is consumed, and no other receiver gets it")
     _run(address, type_, exclude, form, count, None, is_tail=True)
     return OK
 
@@ -86,6 +86,8 @@ def _run(
     if type_ is not None and exclude is not None:
         raise click.UsageError("--type and --exclude can't both be given")
     with open_queue(source, receiving=True) as queue, event_loop() as runner:
+        if is_tail:
+            complain(f"{address}: each message shown here is consumed, and no other receiver gets it")
         try:
             runner.run(_receive(lambda: _next(queue, type_ or 0, exclude), form, count, timeout))
         except TimeoutError:
@@ -125,7 +127,7 @@ async def _next(queue: Queue, type_: int, exclude: int | None) -> AsyncIterator[
         message = await queue.receive()
     try:
         yield message
-    except OSError:
+    except BaseException:
         with suppress(Error):
             queue.send_nowait(message)  # type: ignore[arg-type]
         raise

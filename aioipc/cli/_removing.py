@@ -12,7 +12,7 @@ from aioipc import _shm, inspect
 from aioipc._ring import _files
 from aioipc.cli._addresses import ADDRESS, filter_options, find_object, matches
 from aioipc.cli._codes import NOTHING, OK, REFUSED
-from aioipc.cli._output import complain, process_name
+from aioipc.cli._output import complain, explain, process_name
 from aioipc.errors import Error, NotFoundError, RemovedError
 from aioipc.posix._mq import mq_unlink
 from aioipc.sysv._objects import remove_by_id
@@ -99,7 +99,7 @@ def _remove_one(found: inspect.Object) -> int:
         complain(f"{found.address} is gone already")
         return NOTHING
     except Error as error:
-        complain(f"{found.address}: {error}")
+        complain(explain(error))
         return REFUSED
     click.echo(f"removed {found.address}")
     return OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -17,7 +18,7 @@ class FileIdentity(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Object:
+class Object(ABC):
     """What is known of every object.  A number that this user may not know is None."""
 
     kind: ClassVar[Kind]
@@ -34,9 +35,9 @@ class Object:
     """What tells it from another object that has its name, key or id later."""
 
     @property
+    @abstractmethod
     def address(self) -> str:
         """By what `find` and the aioipc command find it, such as mq:/orders."""
-        raise NotImplementedError
 
     @property
     def pids(self) -> tuple[int, ...]:

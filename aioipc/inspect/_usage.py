@@ -32,8 +32,6 @@ class Limit(NamedTuple):
     """How much of it is used; None where it bounds each object by itself, or nobody tells."""
     command: str | None
     """What doubles it, or takes it to the most that the kernel allows; None if it is that already."""
-    needs_root: bool
-    """Whether the command is for root."""
 
 
 def limits() -> list[Limit]:
@@ -141,7 +139,7 @@ def _limit(
     if value is not None and value >= _LONG_MAX:  # as good as none
         value = None
     doubled = None if value is None or value >= highest else command(min(2 * value, highest))
-    return Limit(name, bounds, value, used, doubled, name != "RLIMIT_MSGQUEUE")
+    return Limit(name, bounds, value, used, doubled)
 
 
 def _only(kind: type[_Object], found: Listing) -> list[_Object]:

@@ -52,8 +52,8 @@ class _Seen:
         """Processes by device and inode."""
         self.segments: dict[int, set[int]] = {}
         """Processes of this IPC namespace by the id of a System V segment."""
-        self.hides_some = False
-        """Whether there is a process of another user than root that may not be looked at."""
+        self.hides_some = not os.path.exists("/proc/1")  # hidepid: those of others are not even listed
+        """Whether there are processes of other users than root that may not be looked at."""
         own_namespace = os.stat("/proc/self/ns/ipc")
         for name in os.listdir("/proc"):
             if name.isdigit():

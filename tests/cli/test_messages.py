@@ -191,7 +191,7 @@ def test_what_can_not_be_written_goes_back(kind: str, name: str, key: int) -> No
             result = subprocess.run([*AIOIPC, "receive", address], stdout=full, stderr=subprocess.PIPE, check=False)
         assert result.returncode == 3
         assert b"No space left" in result.stderr
-        assert b"Traceback" not in result.stderr
+        assert result.stderr.count(b"\n") == 1
         assert queue.statistics().messages == 1
 
 
