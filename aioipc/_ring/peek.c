@@ -78,7 +78,7 @@ read_bounds(int file, const struct ring_header *header, uint64_t *head, uint64_t
     enum ring_result result = read_position(file, offsetof(struct ring_header, tail), tail);
     if (result == RING_OK)
         result = read_position(file, offsetof(struct ring_header, head), head);
-    if (result != RING_OK || ring_are_bounds(*head, *tail, header->capacity))
+    if (result != RING_OK || (*head <= *tail && ring_are_bounds(*head, *tail, header->capacity)))
         return result;
     /* Or has passed it, and then there is another tail. */
     uint64_t now;

@@ -58,8 +58,17 @@ def rm(
         return REFUSED
     # Somebody may have come while the question was open.
     left = {each.address for each in unused} - {each.address for each in named}
-    left -= {each.address for each in _unused(each for each in unused if each.address in left)}
+    left -= {each.address for each in _unused(_as_it_is_now(chosen[address]) for address in left)}
     return max((_remove_one(each) for each in chosen.values() if each.address not in left), default=NOTHING)
+
+
+def _as_it_is_now(found: inspect.Object) -> inspect.Object:
+    """Look at an object once more; one that is gone, or replaced, is found to be that when it is to be removed."""
+    try:
+        now = inspect.find(found.address)
+    except Error:
+        return found
+    return now if now.identity == found.identity else found
 
 
 def _unused(found: Iterable[inspect.Object]) -> list[inspect.Object]:

@@ -22,7 +22,7 @@ from aioipc.cli._output import complain
 @click.option("--lines", is_flag=True, help="Each line of the input is a message, without its end.")
 @click.option("--hex", "is_hex", is_flag=True, help="DATA, or the input, is in hexadecimal digits.")
 @click.option("--timeout", type=TIMEOUT, metavar="SECONDS", help="Wait no longer for room; 0 not at all.")
-@click.option("--end", is_flag=True, help="End the channel then: nobody can send any more.")
+@click.option("--end", is_flag=True, help="End the channel then; without DATA and --lines send nothing else.")
 def send(
     address: str,
     data: tuple[str, ...],
@@ -33,7 +33,7 @@ def send(
     timeout: float | None,
     end: bool,
 ) -> int:
-    """Send messages: each DATA is one, or else the whole input is.
+    """Send messages: each DATA is one, or else the whole input is, or each line of it.
 
     It waits for room.  The exit code is 1 if there was none in time; messages before that one have been sent.
     """
@@ -63,7 +63,7 @@ def _messages(data: tuple[str, ...], lines: bool, is_hex: bool, end: bool) -> It
         source = (each.encode("utf-8", "surrogateescape") for each in data)
     elif lines:
         source = (line.removesuffix(b"\n") for line in sys.stdin.buffer)
-    elif end and sys.stdin.isatty():
+    elif end:
         return
     else:
         source = iter([sys.stdin.buffer.read()])

@@ -28,6 +28,8 @@ class Sample(NamedTuple):
 
     time: float
     """Seconds since the epoch."""
+    clock: float
+    """Seconds of a clock that nobody sets."""
     level: int | None
     """What is watched: messages, permits, bytes, attachments."""
     size: int | None
@@ -91,19 +93,21 @@ def _sample(found: inspect.Object) -> Sample:
             level = None if found.values is None else sum(found.values)
         case inspect.SysvSharedMemory():
             level = found.attached
-    return Sample(time.time(), level, size, sent)
+    return Sample(time.time(), time.monotonic(), level, size, sent)
 
 
 def _rates(before: Sample | None, now: Sample) -> tuple[str, str]:
     """How fast the level has changed, and how many messages were sent, each in a second."""
     if before is None:
         return "-", "-"
-    seconds = max(now.time - before.time, 1e-6)
-    change, sent = (
-        None if old is None or new is None else (new - old) / seconds
-        for old, new in ((before.level, now.level), (before.sent, now.sent))
-    )
-    return "-" if change is None else f"{change:+,.1f}", "-" if sent is None else f"{sent:,.1f}"
+    seconds = now.clock - before.clock
+    return _rate(before.level, now.level, seconds, "+"), _rate(before.sent, now.sent, seconds)
+
+
+def _rate(old: int | None, new: int | None, seconds: float, sign: str = "") -> str:
+    if old is None or new is None:
+        return "-"
+    return format((new - old) / seconds, sign + (",.1f" if sys.stdout.isatty() else ".1f"))
 
 
 def _show_live(address: str, samples: Iterator[tuple[Sample | None, Sample | None]]) -> None:

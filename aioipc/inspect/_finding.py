@@ -39,7 +39,7 @@ class _Source(NamedTuple):
     list: Callable[[], Iterable[Object]]
     kinds: tuple[Kind, ...]
     mend: str | None
-    """The command that is needed where it can't."""
+    """The command that is needed where there is no list."""
 
 
 _SOURCES = (
@@ -72,7 +72,8 @@ def look(*kinds: Kind) -> Listing:
         try:
             objects += [found for found in source.list() if found.kind in asked]
         except OSError as error:
-            gaps += [Gap(kind, error.strerror or str(error), source.mend) for kind in asked]
+            mend = source.mend if isinstance(error, FileNotFoundError) else None
+            gaps += [Gap(kind, error.strerror or str(error), mend) for kind in asked]
     objects.sort(key=lambda found: KINDS.index(found.kind))
     return Listing(objects, gaps)
 

@@ -171,7 +171,11 @@ def _look_at_semaphore(status: os.stat_result, descriptor: int | None) -> tuple[
 
 def _look_at_channel(descriptor: int) -> dict[str, Any] | None:
     """What is known of a channel; None if it is none."""
-    result, bell_id, capacity, messages, size, sent, senders, receivers, peers, dead, ended = _binding.peek(descriptor)
+    try:
+        found = _binding.peek(descriptor)
+    except OSError:  # it can't be read
+        return None
+    result, bell_id, capacity, messages, size, sent, senders, receivers, peers, dead, ended = found
     if result == _binding.FOREIGN:
         return None
     if result not in (_binding.OK, _binding.BUSY):

@@ -102,29 +102,22 @@ def _of_shared_memory() -> Iterator[Limit]:
         room = os.statvfs(DIRECTORY)
     except OSError:
         return
-    for name, what, option, unit, count, free in (
-        (
-            "size",
-            "bytes of channels, POSIX semaphores and shared memory",
-            "size",
-            room.f_frsize,
-            room.f_blocks,
-            room.f_bfree,
-        ),
-        ("files", "files of these; a channel has three", "nr_inodes", 1, room.f_files, room.f_ffree),
-    ):
-
-        def command(value: int, option: str = option) -> str:
-            return _limits.remount_shm(option, value)
-
-        yield _limit(
-            f"{DIRECTORY} {name}",
-            what,
-            count * unit or None,
-            _LONG_MAX,
-            command,
-            (count - free) * unit if count else None,
-        )
+    yield _limit(
+        f"{DIRECTORY} size",
+        "bytes of channels, POSIX semaphores and shared memory",
+        room.f_blocks * room.f_frsize or None,
+        _LONG_MAX,
+        lambda value: _limits.remount_shm("size", value),
+        (room.f_blocks - room.f_bfree) * room.f_frsize,
+    )
+    yield _limit(
+        f"{DIRECTORY} files",
+        "files of these; a channel has three",
+        room.f_files or None,
+        _LONG_MAX,
+        lambda value: _limits.remount_shm("nr_inodes", value),
+        room.f_files - room.f_ffree,
+    )
 
 
 def _sysctl(name: str, bounds: str, highest: int, used: int | None = None) -> Iterator[Limit]:

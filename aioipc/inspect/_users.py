@@ -103,7 +103,7 @@ def _users_of(found: Object, seen: _Seen) -> Users:
     assert isinstance(found, Keyed)
     if isinstance(found, SysvSharedMemory):
         pids = seen.segments.get(found.id, set())
-        return _sorted(pids, bool(pids) or found.attached == 0)
+        return _sorted(pids, found.attached == 0 or (is_complete and bool(pids)))
     alive = {pid for pid in found.pids if os.path.exists(f"/proc/{pid}")}
     has_waiters = isinstance(found, SysvSemaphoreSet) and found.waiting != 0
     return _sorted(alive, bool(found.pids) and not has_waiters)

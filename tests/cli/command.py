@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -77,6 +77,13 @@ class Terminal:
 
     def type(self, keys: str) -> None:
         os.write(self.master, keys.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C until it ends: what is about to call read(2) just then does not notice."""
+        while self.process.poll() is None:
+            self.type("\x03")
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
 
     def finish(self) -> tuple[str, int]:
         """What it has written to its end, and the exit code."""

@@ -131,6 +131,7 @@ def test_a_channel(name: str) -> None:
         result = aioipc("tail", f"channel:{name}")
         assert (result.output, result.code) == ("b\nc\nlast\n", 0)
         assert channel.statistics().messages == 0
+        assert aioipc("send", f"channel:{name}", "--end").code == 0  # once more
         ended = aioipc("receive", f"channel:{name}")
         assert (ended.output, ended.code) == ("", 1)
         assert "has ended" in ended.errors
@@ -216,7 +217,7 @@ def test_ctrl_c_while_the_input_is_read(name: str) -> None:
         screen.type("typed\n")
         while queue.statistics().messages == 0:
             os.sched_yield()
-        screen.type("\x03")
+        screen.interrupt()
         output, code = screen.finish()
         assert code == 130
         assert "Traceback" not in output

@@ -73,10 +73,13 @@ def test_it_asks_at_a_terminal(objects: list[str]) -> None:
 
 
 def test_ctrl_c_and_the_end_of_input_are_no_yes(objects: list[str]) -> None:
-    for key in "\x03", "\x04":
+    for keys in "interrupt", "end":
         with terminal("rm", objects[1]) as screen:
             screen.read_until("Remove this object?")
-            screen.type(key)
+            if keys == "end":
+                screen.type("\x04")
+            else:
+                screen.interrupt()
             output, code = screen.finish()
         assert code == 130
         assert "Traceback" not in plain(output)
@@ -146,6 +149,20 @@ def test_a_segment_that_is_attached(shm: str, key: int) -> None:
         assert aioipc("rm", "--yes", "--unused", f"segment:{key:#x}").code == 1
         holder.stdin.close()
     assert aioipc("rm", "--yes", "--unused", f"segment:{key:#x}").code == 0
+
+
+def test_somebody_sends_while_it_asks(sysv_peer: str, key: int) -> None:
+    id = int(subprocess.check_output([sysv_peer, "msgget", str(key), "0600"]))
+    subprocess.run([sysv_peer, "msgsnd", str(id), "1", "x"], check=True)
+    with terminal("rm", "--unused", f"msg:{key:#x}") as screen:
+        screen.read_until("Remove this object?")
+        with sysv.MessageQueue.open(id=id) as queue:
+            queue.send_nowait(b"y")
+        screen.type("y\n")
+        output, code = screen.finish()
+    assert code == 1
+    assert f"used by {os.getpid()} (" in output
+    assert exists(f"msg:{key:#x}")
 
 
 def test_somebody_comes_while_it_asks(name: str, sem: str) -> None:

@@ -50,7 +50,7 @@ def test_what_is_sent_to_a_channel(name: str) -> None:
                 channel.send_nowait(b"x")
                 channel.receive_nowait()
             # Emptied as fast as it is filled: its level says nothing of that.
-            while float(watcher.stdout.readline().split("\t")[4].replace(",", "")) == 0:
+            while float(watcher.stdout.readline().split("\t")[4]) == 0:
                 pass
             watcher.terminate()
         assert channel.statistics().messages == 0
