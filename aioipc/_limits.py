@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Sizes of two structures of the kernel (struct msg_msg, struct posix_msg_tree_node on
 # a 64-bit machine), and the number of priorities: getrlimit(2), RLIMIT_MSGQUEUE.
@@ -22,26 +26,42 @@ def sysctl(name: str) -> int | None:
         return None
 
 
+def set_sysctl(name: str, value: object = "...") -> str:
+    """The command that changes a kernel parameter, for root."""
+    return f"sysctl -w {name}={value}"
+
+
 def explain_sysctl(name: str) -> str:
     """Name a kernel parameter, its value now, and the command that changes it."""
     value = sysctl(name)
     now = "not readable here" if value is None else f"{value:,} now"
-    return f"{name} ({now}; raise it with `sysctl -w {name}=...` as root)"
+    return f"{name} ({now}; raise it with `{set_sysctl(name)}` as root)"
+
+
+KERNEL_SEM = ("SEMMSL", "SEMMNS", "SEMOPM", "SEMMNI")
+"""The four limits of semaphore sets in kernel.sem."""
+
+
+def kernel_sem() -> list[int] | None:
+    """Their values; None where they can't be read."""
+    try:
+        with open("/proc/sys/kernel/sem", "rb") as file:
+            return [int(word) for word in file.read().split()]
+    except (OSError, ValueError):
+        return None
+
+
+def set_kernel_sem(values: Iterable[object] = KERNEL_SEM) -> str:
+    """The command that changes them, for root."""
+    return f'sysctl -w kernel.sem="{" ".join(map(str, values))}"'
 
 
 def explain_kernel_sem(limit: str) -> str:
     """Name one of the four limits of semaphore sets, its value now, and the command that changes it."""
-    names = ("SEMMSL", "SEMMNS", "SEMOPM", "SEMMNI")
-    try:
-        with open("/proc/sys/kernel/sem", "rb") as file:
-            values = [f"{int(word):,}" for word in file.read().split()]
-    except (OSError, ValueError):
-        values = ["not readable here"] * len(names)
-    place = names.index(limit)
-    return (
-        f"{limit} ({values[place]} now; raise it, number {place + 1} of four, "
-        'with `sysctl -w kernel.sem="SEMMSL SEMMNS SEMOPM SEMMNI"` as root)'
-    )
+    values = kernel_sem()
+    place = KERNEL_SEM.index(limit)
+    now = "not readable here" if values is None else f"{values[place]:,}"
+    return f"{limit} ({now} now; raise it, number {place + 1} of four, with `{set_kernel_sem()}` as root)"
 
 
 def message_queue_bytes(max_messages: int, max_message_size: int) -> int:
@@ -50,14 +70,30 @@ def message_queue_bytes(max_messages: int, max_message_size: int) -> int:
     return overhead + max_messages * max_message_size
 
 
+def rlimit_msgqueue() -> int | None:
+    """RLIMIT_MSGQUEUE in bytes; None for unlimited."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def set_rlimit_msgqueue(value: object = "BYTES") -> str:
+    """The command that changes it, for a shell and what that starts."""
+    return f"ulimit -q {value}"
+
+
 def explain_rlimit_msgqueue() -> str:
     """Name RLIMIT_MSGQUEUE, its value now, and the ways to change it."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
-    now = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,} bytes"
+    limit = rlimit_msgqueue()
+    now = "unlimited" if limit is None else f"{limit:,} bytes"
     return (
         f"RLIMIT_MSGQUEUE ({now} now, for all queues of this user; raise it with "
-        "`ulimit -q BYTES`, LimitMSGQUEUE= in a systemd unit or msgqueue in limits.conf)"
+        f"`{set_rlimit_msgqueue()}`, LimitMSGQUEUE= in a systemd unit or msgqueue in limits.conf)"
     )
+
+
+def remount_shm(option: str, value: object) -> str:
+    """The command that changes an option of the file system of POSIX shared memory, for root."""
+    return f"mount -o remount,{option}={value} /dev/shm"
 
 
 def explain_shm_room(descriptor: int) -> str:
@@ -66,7 +102,7 @@ def explain_shm_room(descriptor: int) -> str:
     free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
     return (
         f"the shared-memory file system /dev/shm ({free:,} of {size:,} bytes free now; enlarge it with "
-        "`mount -o remount,size=BYTES /dev/shm` as root, that of a container with `docker run --shm-size=BYTES`)"
+        f"`{remount_shm('size', 'BYTES')}` as root, that of a container with `docker run --shm-size=BYTES`)"
     )
 
 
@@ -75,7 +111,7 @@ def explain_shm_files() -> str:
     room = os.statvfs("/dev/shm")  # noqa: S108
     return (
         f"the shared-memory file system /dev/shm ({room.f_favail:,} of {room.f_files:,} free now; raise it with "
-        "`mount -o remount,nr_inodes=NUMBER /dev/shm` as root, or remove some)"
+        f"`{remount_shm('nr_inodes', 'NUMBER')}` as root, or remove some)"
     )
 
 

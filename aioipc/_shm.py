@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Protocol
 
 from aioipc import _limits
 from aioipc.errors import AccessError, Error, ExistsError, KernelError, LimitError, NotFoundError, from_errno
 from aioipc.posix._names import check_name
 
 DIRECTORY = "/dev/shm"  # noqa: S108
+SEMAPHORE_PREFIX = "sem."
+"""What the C library puts before the name of a semaphore: sem_overview(7)."""
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
 
 _STEP = 16 * 2**20
@@ -95,16 +98,26 @@ def find(name: str, what: str, *, read_only: bool = False, hint: str = "") -> in
         raise explain(error, name) from None
 
 
-def unlink(name: str, what: str, identity: os.stat_result) -> None:
+class FileIdentity(Protocol):
+    """What tells a file from all others that there are: a part of what fstat(2) tells."""
+
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+
+
+def unlink(name: str, what: str, identity: FileIdentity) -> None:
     """Take the name from an object.
 
-    :param identity: what fstat(2) tells of the object
+    :param identity: that of the object
     :raises NotFoundError: if it does not have the name
     :raises AccessError: if it belongs to another user
     """
     path = path_of(name)
     try:
-        if not os.path.samestat(os.lstat(path), identity):
+        found = os.lstat(path)
+        if (found.st_dev, found.st_ino) != (identity.st_dev, identity.st_ino):
             raise FileNotFoundError
         os.unlink(path)
     except FileNotFoundError:

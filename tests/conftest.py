@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -44,6 +45,7 @@ _names = itertools.count()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--races", type=int, default=20_000, help="how often each race is run (20,000)")
     parser.addoption("--kills", type=int, default=300, help="how many processes tests of crashes kill (300)")
+    parser.addoption("--write-snapshots", action="store_true", help="write tests/cli/snapshots anew, to be looked at")
     parser.addoption("--seed", type=int, default=None, help="repeat the races of a run that printed this seed")
 
 
@@ -188,6 +190,21 @@ def shm(tmp_path_factory: pytest.TempPathFactory) -> str:
 def sysv_peer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program at the other end of System V objects: see peers/sysv.c."""
     return compile_c(PEERS / "sysv.c", tmp_path_factory.mktemp("peers") / "sysv")
+
+
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Compares a text with a file of this name beside the test, in which words stand for what varies."""
+
+    def compare(name: str, text: str, **varying: object) -> None:
+        for word, value in varying.items():
+            text = text.replace(str(value), word)
+        path = request.path.parent / "snapshots" / f"{name}.txt"
+        if request.config.option.write_snapshots:
+            path.write_text(text)
+        assert text == path.read_text(), f"see {path}; --write-snapshots writes it anew"
+
+    return compare
 
 
 def compile_c(source: Path, program: Path, *others: Path) -> str:
@@ -337,12 +354,17 @@ def as_nobody(function: Callable[[], Any]) -> Any:
         pytest.skip("it takes root to become another user")
 
     def drop_and_call() -> Any:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        become(NOBODY)
         return function()
 
     return in_child(drop_and_call)
+
+
+def become(user: int) -> None:
+    """Give up all rights but those of this user."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 
 
 def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: str) -> Any:
@@ -358,9 +380,7 @@ def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: 
             raise NotImplementedError
         for name, value in sysctl.items():
             Path("/proc/sys/kernel", name).write_text(value)
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
+        become(user)
         return function()
 
     try:
@@ -371,21 +391,55 @@ def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: 
 
 def with_own_shm(options: str, function: Callable[[], Any]) -> Any:
     """Call the function in a child of root which has a /dev/shm of its own, mounted with these options."""
-    if os.geteuid() != 0:
-        pytest.skip("it takes root to mount a /dev/shm of one's own")
 
     def mount_and_call() -> Any:
+        libc = ctypes.CDLL(None)
+        if libc.mount(b"none", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), options.encode()) != 0:
+            raise NotImplementedError
+        return function()
+
+    return with_own_mounts(mount_and_call)
+
+
+def with_mqueue(function: Callable[[Path], Any]) -> Any:
+    """Call the function in a child of root in which one mqueue file system is mounted, with its mount point."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+
+        def mount_and_call() -> Any:
+            unmount_mqueue()
+            libc = ctypes.CDLL(None)
+            if libc.mount(b"none", folder.encode(), b"mqueue", ctypes.c_ulong(0), None) != 0:
+                raise NotImplementedError
+            return function(Path(folder))
+
+        return with_own_mounts(mount_and_call)
+
+
+def unmount_mqueue() -> None:
+    """Let there be no mqueue file system in this mount namespace."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        words = line.split()
+        if words[words.index("-") + 1] == "mqueue":
+            assert ctypes.CDLL(None).umount(os.fsencode(words[4])) == 0
+
+
+def with_own_mounts(function: Callable[[], Any]) -> Any:
+    """Call the function in a child of root whose mounts nobody else sees."""
+    if os.geteuid() != 0:
+        pytest.skip("it takes root to have a mount namespace of one's own")
+
+    def unshare_and_call() -> Any:
         libc = ctypes.CDLL(None)
         for result in (
             libc.unshare(_CLONE_NEWNS),
             libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_PRIVATE), None),
-            libc.mount(b"none", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), options.encode()),
         ):
             if result != 0:
                 raise NotImplementedError
         return function()
 
     try:
-        return in_child(mount_and_call)
+        return in_child(unshare_and_call)
     except NotImplementedError:
         pytest.skip("a mount namespace of one's own is not to be had here")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aioipc import _shm
 from aioipc._lifetime import create_or_find
 from aioipc._ring import _binding
-from aioipc._shm import DIRECTORY, check_free, explain, find, give_name, make, path_of
+from aioipc._shm import DIRECTORY, FileIdentity, check_free, explain, find, give_name, make, path_of
 from aioipc.errors import AccessError, CorruptError, Error, KernelError, NotFoundError
 
 _KIND = "channel"
@@ -162,7 +162,7 @@ def close(descriptors: tuple[int, ...] | list[int]) -> None:
         os.close(descriptor)
 
 
-def unlink(name: str, identity: os.stat_result, bell_id: int) -> None:
+def unlink(name: str, identity: FileIdentity, bell_id: int) -> None:
     """Remove the files of a channel, if this is the one of that name.
 
     :raises NotFoundError: if it is not

@@ -1,5 +1,5 @@
 /* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c), what it
- * lends (loan.c), and the module (module.c). */
+ * lends (loan.c), a look from outside (peeking.c), and the module (module.c). */
 #ifndef AIOIPC_RING_BINDING_H
 #define AIOIPC_RING_BINDING_H
 
@@ -83,5 +83,8 @@ PyObject *Ring_anext(Ring *self);
 PyObject *Ring_try_receive(Ring *self, PyObject *args);
 PyObject *Ring_try_receive_many(Ring *self, PyObject *args);
 PyObject *Ring_try_borrow(Ring *self, PyObject *args);
+
+/* A function of the module. */
+PyObject *module_peek(PyObject *module, PyObject *args);
 
 #endif

@@ -4,6 +4,8 @@
 
 #include "ring.h"
 
+#include <fcntl.h>
+
 /* Upper bits of a record's state: other ones for each position, so that neither another lap's
  * record nor a number from nowhere is taken for one. */
 static inline uint64_t
@@ -28,6 +30,35 @@ static inline uint32_t
 ring_owner(uint64_t state)
 {
     return (uint32_t)(state >> 8) & 0xffff;
+}
+
+/* Whether head and tail can be what they say. */
+static inline bool
+ring_are_bounds(uint64_t head, uint64_t tail, uint64_t capacity)
+{
+    return head % RING_UNIT == 0 && tail % RING_UNIT == 0 && tail - head <= capacity;
+}
+
+/* Whether this can be the state of the record at a position. */
+static inline bool
+ring_is_state(uint64_t state, uint64_t position)
+{
+    return ((state ^ ring_mark(position)) & ~UINT64_C(0xffffff)) == 0 && ring_kind(state) >= RING_RESERVED
+           && ring_kind(state) <= RING_GONE && ring_owner(state) < RING_PEERS;
+}
+
+/* Whether this can be the size of a message before whose end there are so many bytes of records. */
+static inline bool
+ring_is_size(uint64_t size, uint64_t left, uint64_t capacity)
+{
+    return size <= ring_longest(capacity) && ring_length(size) <= left;
+}
+
+/* By the lock on this byte of the file, far behind its data, others know that the peer lives. */
+static inline struct flock
+ring_peer_lock(uint32_t slot, short type)
+{
+    return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = (INT64_C(1) << 62) + slot, .l_len = 1};
 }
 
 static inline struct ring_record *

@@ -85,6 +85,9 @@ static PyMethodDef module_methods[] = {
     {"make_ring", module_make_ring, METH_VARARGS, PyDoc_STR("make_ring(file, capacity, bell_id) -> int")},
     {"identify", module_identify, METH_VARARGS,
      PyDoc_STR("identify(file) -> (int, int, int)\n\nWhether it is a ring's, its id and its version.")},
+    {"peek", module_peek, METH_VARARGS,
+     PyDoc_STR("peek(file) -> (result, id, capacity, messages, bytes, sent, senders, receivers, pids, dead, ended)\n\n"
+               "What can be seen of a ring without becoming a peer of it.")},
     {"watch_closes", module_watch_closes, METH_NOARGS, PyDoc_STR("watch_closes() -> int\n\ninotify_init1(2).")},
     {"add_watch", module_add_watch, METH_VARARGS,
      PyDoc_STR("add_watch(watch, descriptor) -> int\n\ninotify_add_watch(2) for closing a file open for writing.")},

@@ -2,7 +2,6 @@
 #include "inside.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 /* How often a taken lock is looked at before that counts as waiting.  Whoever is in it and runs needs less. */
@@ -18,11 +17,10 @@ pause_a_little(void)
 #endif
 }
 
-/* The byte of a peer in the lock file, far behind its data. */
 static bool
 set_lock(int file, uint32_t slot, short type)
 {
-    struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = (INT64_C(1) << 62) + slot, .l_len = 1};
+    struct flock lock = ring_peer_lock(slot, type);
     int result;
     do
         result = fcntl(file, F_OFD_SETLK, &lock);

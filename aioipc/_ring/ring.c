@@ -6,7 +6,7 @@
 static enum ring_result
 check_bounds(struct ring *ring, uint64_t head, uint64_t tail)
 {
-    if (head % RING_UNIT != 0 || tail % RING_UNIT != 0 || tail - head > ring->memory.capacity)
+    if (!ring_are_bounds(head, tail, ring->memory.capacity))
         return ring_fault(ring, "the positions of its records");
     return RING_OK;
 }
@@ -31,10 +31,9 @@ ring_read(struct ring *ring, uint64_t position, uint64_t end, uint64_t *state, u
     struct ring_record *record = ring_record(ring, position);
     *state = atomic_load_explicit(&record->state, memory_order_acquire);
     *size = atomic_load_explicit(&record->size, memory_order_relaxed);
-    if (((*state ^ ring_mark(position)) & ~UINT64_C(0xffffff)) != 0 || ring_kind(*state) < RING_RESERVED
-        || ring_kind(*state) > RING_GONE || ring_owner(*state) >= RING_PEERS)
+    if (!ring_is_state(*state, position))
         return ring_fault(ring, "the state of a record");
-    if (*size > ring_longest(ring->memory.capacity) || ring_length(*size) > end - position)
+    if (!ring_is_size(*size, end - position, ring->memory.capacity))
         return ring_fault(ring, "the size of a record");
     return RING_OK;
 }

@@ -265,4 +265,24 @@ struct ring_statistics {
 
 enum ring_result ring_look(struct ring *ring, struct ring_statistics *statistics);
 
+/* What can be seen of a file without becoming a peer. */
+struct ring_glance {
+    uint64_t id;
+    uint64_t capacity;
+    uint64_t messages;      /* published and not consumed */
+    uint64_t bytes;         /* of these */
+    uint64_t sent;          /* records from the beginning of time */
+    uint32_t peers;         /* those alive */
+    uint32_t senders;
+    uint32_t receivers;
+    uint32_t pids[RING_PEERS];
+    uint32_t dead;
+    bool ended;
+};
+
+/* RING_OK; RING_BUSY if receivers were too quick to count the messages; RING_CORRUPT if it may be the records that
+ * can't be right, and then the id is not 0; RING_FOREIGN also of a file that is too short to tell, and RING_SHORT of
+ * one that was truncated; RING_OTHER_VERSION, RING_OTHER_ABI, RING_SYSTEM. */
+enum ring_result ring_peek(int file, struct ring_glance *seen);
+
 #endif

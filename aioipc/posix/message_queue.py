@@ -83,9 +83,9 @@ class MessageQueue(Messages[Message]):
     max_message_size: int
     """How many bytes a message may have."""
 
-    def __init__(self, queue: posix_ipc.MessageQueue, *, read: bool, write: bool, remove: bool) -> None:
+    def __init__(self, name: str, queue: posix_ipc.MessageQueue, *, read: bool, write: bool, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
-        self.name = queue.name
+        self.name = name  # queue.name fails where that is no text
         self.max_messages = queue.max_messages
         self.max_message_size = queue.max_message_size
         self._queue = queue
@@ -134,7 +134,7 @@ class MessageQueue(Messages[Message]):
         queue = mq_create(
             name, max_messages, max_message_size, mode=mode, exclusive=not exist_ok, read=read, write=write
         )
-        return cls(queue, read=read, write=write, remove=not persist)
+        return cls(name, queue, read=read, write=write, remove=not persist)
 
     @classmethod
     def open(cls, name: str, *, read: bool = True, write: bool = True) -> Self:
@@ -148,7 +148,7 @@ class MessageQueue(Messages[Message]):
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if an argument can't be right
         """
-        return cls(mq_open(name, read=read, write=write), read=read, write=write, remove=False)
+        return cls(name, mq_open(name, read=read, write=write), read=read, write=write, remove=False)
 
     def close(self) -> None:
         """Close the handle: mq_close(3).

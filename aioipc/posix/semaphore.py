@@ -65,15 +65,15 @@ class Semaphore(Acquirable, Lifetime):
     name: str
     """With its leading slash."""
 
-    def __init__(self, semaphore: posix_ipc.Semaphore, *, remove: bool) -> None:
+    def __init__(self, name: str, semaphore: posix_ipc.Semaphore, *, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
-        self.name = semaphore.name
+        self.name = name  # semaphore.name fails where that is no text
         self._semaphore = semaphore
         self._label = repr(self.name)
         self._removes = remove
         self._file = _find(self.name)
         self._calls = self._handle = Calls(f"semaphore {self.name}", semaphore.close)
-        self._line = self._calls.line("permit", lambda: _Acquire(semaphore))
+        self._line = self._calls.line("permit", lambda: _Acquire(name, semaphore))
 
     # Lifetime
 
@@ -98,7 +98,7 @@ class Semaphore(Acquirable, Lifetime):
         """
         check_range("value", value, 0, _VALUE_MAX)
         flags = posix_ipc.O_CREAT if exist_ok else posix_ipc.O_CREX
-        return cls(_sem_open(name, flags, check_mode(mode), value), remove=not persist)
+        return cls(name, _sem_open(name, flags, check_mode(mode), value), remove=not persist)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -110,7 +110,7 @@ class Semaphore(Acquirable, Lifetime):
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if the name can't be right
         """
-        return cls(_sem_open(name, 0, 0, 0), remove=False)
+        return cls(name, _sem_open(name, 0, 0, 0), remove=False)
 
     def close(self) -> None:
         """Close the handle: sem_close(3).
@@ -215,7 +215,8 @@ class Semaphore(Acquirable, Lifetime):
 class _Acquire(Call[None]):
     """sem_wait(3), through posix_ipc."""
 
-    def __init__(self, semaphore: posix_ipc.Semaphore) -> None:
+    def __init__(self, name: str, semaphore: posix_ipc.Semaphore) -> None:
+        self._name = name
         self._semaphore = semaphore
         self._acquire = semaphore.acquire
 
@@ -223,7 +224,7 @@ class _Acquire(Call[None]):
         try:
             self._acquire(0)
         except posix_ipc.BusyError:
-            raise WouldBlock(f"semaphore {self._semaphore.name} has no permit left") from None
+            raise WouldBlock(f"semaphore {self._name} has no permit left") from None
         except posix_ipc.SignalError:  # sem_trywait(3) does not say that it may be interrupted, but posix_ipc can
             self()
 

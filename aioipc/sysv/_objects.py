@@ -48,12 +48,7 @@ class Object(Lifetime):
         :raises RemovedError: if it has been removed already
         :raises AccessError: if it belongs to another user
         """
-        try:
-            self._rmid(self.id)
-        except sysv_ipc.ExistentialError:
-            raise RemovedError(errno.EIDRM, "it has been removed already", self._name) from None
-        except (sysv_ipc.PermissionsError, PermissionError):
-            raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", self._name) from None
+        remove_by_id(self._rmid, self.id, self._name)
 
     _remove_object = remove
 
@@ -84,6 +79,20 @@ class WaitingObject(Object, AsyncLifetime):
         May be called again, and from a callback of the loop.
         """
         self._calls.close()
+
+
+def remove_by_id(rmid: Callable[[int], object], id: int, name: str) -> None:
+    """Remove an object by what sysv_ipc has for its kind.
+
+    :raises RemovedError: if it has been removed already
+    :raises AccessError: if it belongs to another user
+    """
+    try:
+        rmid(id)
+    except sysv_ipc.ExistentialError:
+        raise RemovedError(errno.EIDRM, "it has been removed already", name) from None
+    except (sysv_ipc.PermissionsError, PermissionError):
+        raise AccessError(errno.EPERM, "only its owner, its creator or root may remove it", name) from None
 
 
 def label(key: int, id: int | None = None) -> str:

@@ -347,9 +347,13 @@ static void
 use(bool look_must, bool receive_must)
 {
     struct ring_statistics statistics;
+    struct ring_glance seen;
     struct ring_loan loan;
     enum ring_result result = note(ring_look(&rings[0], &statistics), 0);
     CHECK(!look_must || result == RING_CORRUPT);
+    /* Who looks from outside sees the same. */
+    CHECK(ring_peek(rings[0].lock_file, &seen) == result);
+    CHECK(result != RING_OK || (seen.messages == statistics.messages && seen.bytes == statistics.bytes));
     for (unsigned i = 0; i < PEERS; i++)
         rings[i].waits = true;
     result = note(ring_lock_receive(&rings[0]), OR(BUSY));

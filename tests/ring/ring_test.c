@@ -89,7 +89,12 @@ static struct ring_statistics
 look(struct peer *peer)
 {
     struct ring_statistics statistics;
+    struct ring_glance seen;
     CHECK(ring_look(&peer->ring, &statistics) == RING_OK);
+    /* Who looks from outside sees the same. */
+    CHECK(ring_peek(peer->ring.lock_file, &seen) == RING_OK);
+    CHECK(seen.messages == statistics.messages && seen.bytes == statistics.bytes && seen.dead == statistics.dead);
+    CHECK(seen.ended == statistics.ended && seen.capacity == peer->ring.memory.capacity && seen.id == 42);
     return statistics;
 }
 

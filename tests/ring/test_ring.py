@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 RING = HERE.parent.parent / "aioipc" / "_ring"
-SOURCES = [str(RING / name) for name in ("bells.c", "file.c", "peers.c", "ring.c")]
+SOURCES = [str(RING / name) for name in ("bells.c", "file.c", "peek.c", "peers.c", "ring.c")]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]
 KINDS = {
     "plain": ["-O2"],

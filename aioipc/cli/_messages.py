@@ -1,0 +1,63 @@
+"""Objects that carry messages: what send, receive and tail have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import click
+
+from aioipc import Channel, posix, sysv
+from aioipc.cli._addresses import AddressType
+from aioipc.errors import AccessError
+from aioipc.inspect import Address
+
+Queue: TypeAlias = posix.MessageQueue | sysv.MessageQueue | Channel
+
+MESSAGES = AddressType("mq", "msg", "channel")
+
+TIMEOUT = click.FloatRange(min=0)
+
+
+def open_queue(address: Address, *, receiving: bool) -> Queue:
+    """Open what has this address, in both directions if that is allowed."""
+    if address.kind == "msg":
+        return sysv.MessageQueue.open(address.key, id=address.id)
+    assert address.name is not None
+    if address.kind == "channel":
+        return Channel.open(address.name)
+    try:
+        return posix.MessageQueue.open(address.name)
+    except AccessError:
+        return posix.MessageQueue.open(address.name, read=receiving, write=not receiving)
+
+
+def check_option(option: str, value: object, address: Address, kind: str) -> None:
+    """Refuse an option that an object of this kind does not have."""
+    if value is not None and value is not False and address.kind != kind:
+        raise click.UsageError(f"{option} is for {kind} only, not for {address.kind}")
+
+
+@contextmanager
+def event_loop() -> Iterator[asyncio.Runner]:
+    """An event loop.  Ctrl-C ends what runs there; it never finds the loop half made or half closed, which is noisy."""
+    with _ctrl_c_later():
+        runner = asyncio.Runner()
+        runner.get_loop()
+    try:
+        yield runner
+    finally:
+        with _ctrl_c_later():
+            runner.close()
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

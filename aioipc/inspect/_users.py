@@ -1,0 +1,113 @@
+"""Which processes use an object, as far as /proc tells: proc_pid_fd(5), proc_pid_maps(5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from aioipc.inspect._records import Channel, Keyed, Named, Object, SysvSemaphoreSet, SysvSharedMemory
+
+# "7f0c5a000000-7f0c5a001000 rw-s 00000000 00:17 42   /dev/shm/table", "... /SYSV00000014 (deleted)".
+_MAPPING = re.compile(rb"\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*)")
+
+_OTHERS = 0o077
+
+
+class Users(NamedTuple):
+    """Who uses an object."""
+
+    pids: tuple[int, ...]
+    """The processes that have it open or attached.  A System V queue or set is not opened: of those it has noted
+    itself, those that there still are."""
+    is_complete: bool
+    """Whether there are no others, as far as that can be told: see `users`."""
+
+    @property
+    def none(self) -> bool:
+        """Whether nobody uses it."""
+        return self.is_complete and not self.pids
+
+
+def users(objects: Iterable[Object]) -> dict[str, Users]:
+    """Which processes use these objects, by their addresses.
+
+    It looks at every process once.  Those of other users can only be looked at by root: where the mode lets others
+    use an object, it is not known whether such a process does.  Nor is it of a System V queue or set that no process
+    has used so far, or that somebody waits for.  Processes of root, and those of other containers, do not count where
+    they can't be seen.
+    """
+    listed = list(objects)
+    seen = _Seen()
+    return {found.address: _users_of(found, seen) for found in listed}
+
+
+class _Seen:
+    """What all processes have open."""
+
+    def __init__(self) -> None:
+        self.files: dict[tuple[int, int], set[int]] = {}
+        """Processes by device and inode."""
+        self.segments: dict[int, set[int]] = {}
+        """Processes of this IPC namespace by the id of a System V segment."""
+        self.hides_some = not os.path.exists("/proc/1")  # hidepid: those of others are not even listed
+        """Whether there are processes of other users than root that may not be looked at."""
+        own_namespace = os.stat("/proc/self/ns/ipc")
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                    self._look_at(int(name), own_namespace)
+
+    def _look_at(self, pid: int, own_namespace: os.stat_result) -> None:
+        try:
+            opened = set(_descriptors(pid))
+            mapped = list(_mappings(pid))
+            is_own = os.path.samestat(os.stat(f"/proc/{pid}/ns/ipc"), own_namespace)
+        except PermissionError:
+            self.hides_some |= os.stat(f"/proc/{pid}").st_uid != 0
+            return
+        for device, inode, path in mapped:
+            if path.startswith(b"/SYSV"):
+                if is_own:
+                    self.segments.setdefault(inode, set()).add(pid)
+            else:
+                opened.add((device, inode))
+        for file in opened:
+            self.files.setdefault(file, set()).add(pid)
+
+
+def _descriptors(pid: int) -> Iterator[tuple[int, int]]:
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            status = os.stat(f"/proc/{pid}/fd/{number}")
+            yield status.st_dev, status.st_ino
+
+
+def _mappings(pid: int) -> Iterator[tuple[int, int, bytes]]:
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        for line in file:
+            match = _MAPPING.match(line)
+            if match is not None:
+                major, minor, inode, path = match.groups()
+                yield os.makedev(int(major, 16), int(minor, 16)), int(inode), path
+
+
+def _users_of(found: Object, seen: _Seen) -> Users:
+    is_complete = not (seen.hides_some and found.mode & _OTHERS)
+    if isinstance(found, Named):
+        pids = seen.files.get(found.identity, set())
+        # A channel knows its peers by their locks: also those that can't be seen here.
+        return _sorted(pids, is_complete and not (isinstance(found, Channel) and found.peers and not pids))
+    assert isinstance(found, Keyed)
+    if isinstance(found, SysvSharedMemory):
+        pids = seen.segments.get(found.id, set())
+        return _sorted(pids, found.attached == 0 or (is_complete and bool(pids)))
+    alive = {pid for pid in found.pids if os.path.exists(f"/proc/{pid}")}
+    has_waiters = isinstance(found, SysvSemaphoreSet) and found.waiting != 0
+    return _sorted(alive, bool(found.pids) and not has_waiters)
+
+
+def _sorted(pids: set[int], is_complete: bool) -> Users:
+    return Users(tuple(sorted(pids)), is_complete)

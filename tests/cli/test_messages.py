@@ -1,0 +1,234 @@
+"""aioipc send, receive and tail, with programs in C at the other end."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+from command import AIOIPC, aioipc, plain, terminal
+
+from aioipc import Channel, inspect, posix, sysv
+
+CONSUMED = "each message shown here is consumed, and no other receiver gets it"
+
+
+# POSIX message queues
+
+
+def test_send_to_a_program_in_c(mq: str, name: str) -> None:
+    subprocess.run([mq, "create", name, "10", "100"], check=True)
+    assert aioipc("send", f"mq:{name}", "one", "two") == ("", "", 0)
+    assert aioipc("send", name, "--priority", "7", "first").code == 0  # a name alone
+    assert aioipc("send", f"mq:{name}", "--lines", input=b"3\n4\n").code == 0
+    assert aioipc("send", f"mq:{name}", input=b"all of\nit").code == 0
+    assert aioipc("send", f"mq:{name}", "--hex", "0a 0B").code == 0
+    received = subprocess.check_output([mq, "receive", name, "7"])
+    assert received == b"7 first\n0 one\n0 two\n0 3\n0 4\n0 all of\nit\n0 \n\x0b\n"
+
+
+def test_receive_from_a_program_in_c(mq: str, name: str) -> None:
+    subprocess.run([mq, "create", name, "10", "100"], check=True)
+    subprocess.run([mq, "send", name, "5", "one", "two", "three", "four", "five"], check=True)
+    assert aioipc("receive", f"mq:{name}") == ("one\n", "", 0)
+    assert aioipc("receive", f"mq:{name}", "--raw").output == "two"
+    assert aioipc("receive", f"mq:{name}", "--hex").output == b"three".hex() + "\n"
+    lines = aioipc("receive", f"mq:{name}", "--json", "--count", "2").output.splitlines()
+    expected = [
+        {"data": word, "base64": base64.b64encode(word.encode()).decode(), "priority": 5} for word in ("four", "five")
+    ]
+    assert [json.loads(line) for line in lines] == expected
+
+
+def test_nothing_comes(name: str) -> None:
+    with posix.MessageQueue.create(name, max_messages=1):
+        for timeout in ("0", "0.01"):
+            result = aioipc("receive", f"mq:{name}", "--timeout", timeout)
+            assert (result.output, result.code) == ("", 1)
+            assert "no message came in time" in result.errors
+        assert aioipc("send", f"mq:{name}", "x", "--timeout", "0").code == 0
+        full = aioipc("send", f"mq:{name}", "y", "--timeout", "0")
+        assert full.code == 1
+        assert "no room in time" in full.errors
+        assert aioipc("receive", f"mq:{name}", "--timeout", "0") == ("x\n", "", 0)
+
+
+def test_receive_waits(mq: str, name: str) -> None:
+    with posix.MessageQueue.create(name) as queue:
+        command = [*AIOIPC, "receive", f"mq:{name}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as receiver:
+            while receiver.pid not in inspect.users([inspect.find(f"mq:{name}")])[f"mq:{name}"].pids:
+                os.sched_yield()
+            queue.send_nowait(b"late")
+            assert receiver.communicate() == (b"late\n", None)
+        assert receiver.returncode == 0
+
+
+def test_messages_that_are_too_long(name: str) -> None:
+    with posix.MessageQueue.create(name, max_message_size=3):
+        result = aioipc("send", f"mq:{name}", "abcd")
+        assert result.code == 3
+        assert "message of 4 bytes" in result.errors
+
+
+def test_bytes_that_are_no_text(name: str) -> None:
+    data = bytes(range(256))
+    with posix.MessageQueue.create(name) as queue:
+        queue.send_nowait(data)
+        found = json.loads(aioipc("receive", f"mq:{name}", "--json").output)
+        assert (found["data"], base64.b64decode(found["base64"])) == (None, data)
+        assert aioipc("send", f"mq:{name}", input=data).code == 0
+        raw = subprocess.run([*AIOIPC, "receive", f"mq:{name}", "--raw"], capture_output=True, check=True)
+        assert raw.stdout == data
+
+
+def test_a_terminal_is_shown_what_is_not_printable(name: str) -> None:
+    with posix.MessageQueue.create(name) as queue:
+        queue.send_nowait(b"\x1b]0;title\x07\xff\n\xc3\xa9")
+        with terminal("receive", f"mq:{name}") as screen:
+            output, code = screen.finish()
+        assert (output, code) == ("\\x1b]0;title\\x07\\xff\\né\n", 0)
+
+
+# System V message queues
+
+
+def test_types(sysv_peer: str, key: int) -> None:
+    id = int(subprocess.check_output([sysv_peer, "msgget", str(key), "0600"]))
+    for type in "3", "1", "2":
+        subprocess.run([sysv_peer, "msgsnd", str(id), type, f"of {type}"], check=True)
+    assert aioipc("receive", f"msg:{key:#x}", "--type", "-2").output == "of 1\n"
+    assert aioipc("receive", f"msg:id={id}", "--exclude", "3").output == "of 2\n"
+    assert json.loads(aioipc("receive", f"msg:{key}", "--json", "--type", "3").output)["type"] == 3
+    assert aioipc("receive", f"msg:{key}", "--type", "1", "--exclude", "2").code == 2
+    assert aioipc("send", f"msg:id={id}", "back", "--type", "9").code == 0
+    assert subprocess.check_output([sysv_peer, "msgrcv", str(id), "1", "0", "100", "-"]) == b"9 back\n"
+
+
+def test_the_queue_is_removed_meanwhile() -> None:
+    with sysv.MessageQueue.create(None) as queue:
+        command = [*AIOIPC, "tail", f"msg:id={queue.id}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as receiver:
+            assert receiver.stderr is not None
+            assert CONSUMED in receiver.stderr.readline()
+            queue.remove()
+            _, errors = receiver.communicate()
+    assert "removed" in errors
+    assert receiver.returncode == 1
+
+
+# Channels
+
+
+def test_a_channel(name: str) -> None:
+    with Channel.create(name, persist=True) as channel:
+        assert aioipc("send", f"channel:{name}", "a", "b", "c").code == 0
+        assert aioipc("receive", f"channel:{name}").output == "a\n"
+        assert aioipc("send", f"channel:{name}", "--end", "last").code == 0
+        result = aioipc("tail", f"channel:{name}")
+        assert (result.output, result.code) == ("b\nc\nlast\n", 0)
+        assert channel.statistics().messages == 0
+        assert aioipc("send", f"channel:{name}", "--end").code == 0  # once more
+        ended = aioipc("receive", f"channel:{name}")
+        assert (ended.output, ended.code) == ("", 1)
+        assert "has ended" in ended.errors
+        assert aioipc("send", f"channel:{name}", "more").code == 3
+
+
+# tail
+
+
+@pytest.mark.parametrize("kind", ["mq", "channel"])
+def test_tail(kind: str, name: str) -> None:
+    with (posix.MessageQueue if kind == "mq" else Channel).create(name) as queue:
+        command = [*AIOIPC, "tail", f"{kind}:{name}", "--count", "3"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            for word in "one", "two", "three":
+                queue.send_nowait(word.encode())
+                assert follower.stdout.readline() == f"{word}\n"  # each at once
+            assert CONSUMED in follower.communicate()[1]
+        assert follower.returncode == 0
+        assert queue.statistics().messages == 0
+
+
+@pytest.mark.parametrize("kind", ["mq", "msg", "channel"])
+def test_tail_ends_when_nobody_reads_it(kind: str, name: str, key: int) -> None:
+    address = f"{kind}:{name}"
+    if kind == "msg":
+        queue: posix.MessageQueue | sysv.MessageQueue | Channel = sysv.MessageQueue.create(key)
+        address = f"msg:{key:#x}"
+    else:
+        queue = (posix.MessageQueue if kind == "mq" else Channel).create(name)
+    with queue:
+        command = [*AIOIPC, "tail", address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stdout is not None
+            assert follower.stderr is not None
+            assert CONSUMED in follower.stderr.readline()
+            queue.send_nowait(b"one")
+            assert follower.stdout.readline() == "one\n"
+            follower.stdout.close()  # it waits for another message, and takes none
+            assert follower.wait() == 141
+            assert follower.stderr.read() == ""
+        queue.send_nowait(b"two")
+        assert queue.statistics().messages == 1
+
+
+@pytest.mark.parametrize("kind", ["mq", "msg", "channel"])
+def test_what_can_not_be_written_goes_back(kind: str, name: str, key: int) -> None:
+    address = f"{kind}:{name}"
+    if kind == "msg":
+        queue: posix.MessageQueue | sysv.MessageQueue | Channel = sysv.MessageQueue.create(key)
+        address = f"msg:{key:#x}"
+    else:
+        queue = (posix.MessageQueue if kind == "mq" else Channel).create(name)
+    with queue:
+        queue.send_nowait(b"precious")
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([*AIOIPC, "receive", address], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert result.returncode == 3
+        assert b"No space left" in result.stderr
+        assert result.stderr.count(b"\n") == 1
+        assert queue.statistics().messages == 1
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("command", ["receive", "tail"])
+def test_ctrl_c(command: str, name: str) -> None:
+    with posix.MessageQueue.create(name) as queue, terminal(command, f"mq:{name}") as screen:
+        while screen.process.pid not in inspect.users([inspect.find(f"mq:{name}")])[f"mq:{name}"].pids:
+            os.sched_yield()
+        screen.type("\x03")
+        output, code = screen.finish()
+        assert code == 130
+        assert plain(output).replace("^C", "") == ("" if command == "receive" else f"aioipc: mq:{name}: {CONSUMED}\n")
+        queue.send_nowait(b"still here")
+        assert queue.receive_nowait().data == b"still here"
+
+
+def test_ctrl_c_while_the_input_is_read(name: str) -> None:
+    with posix.MessageQueue.create(name) as queue, terminal("send", f"mq:{name}", "--lines") as screen:
+        screen.type("typed\n")
+        while queue.statistics().messages == 0:
+            os.sched_yield()
+        screen.interrupt()
+        output, code = screen.finish()
+        assert code == 130
+        assert "Traceback" not in output
+        assert queue.receive_nowait().data == b"typed"
+
+
+def test_sigint_without_a_terminal(name: str) -> None:
+    with posix.MessageQueue.create(name):
+        with subprocess.Popen([*AIOIPC, "tail", f"mq:{name}"], stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stderr is not None
+            assert CONSUMED in follower.stderr.readline()
+            follower.send_signal(signal.SIGINT)
+            assert follower.stderr.read() == ""
+        assert follower.returncode == 130
