@@ -88,15 +88,16 @@ def peer(*words: str) -> Iterator[None]:
 def test_a_channel_in_use_has_no_fault(name: str, capacity: int, races: int) -> None:
     """However quick the others are, nothing is mistaken for what can't be right."""
     seen = set()
+    looks = 0
     with Channel.create(name, capacity=capacity), peer("count", name, "1000000000"), peer("drain", name):
         while channel_of(name).receivers != 1 or channel_of(name).senders != 1:
             os.sched_yield()
-        for _ in range(races // 20):
+        while looks < races // 20 or len(seen) < 10:
+            looks += 1
             found = channel_of(name)
             assert found.fault is None
             assert found.messages is None or (0 <= found.messages <= capacity // 64 and found.bytes is not None)
             seen.add(found.sent)
-    assert len(seen) > 10
 
 
 def test_a_peer_that_is_stopped_holds_up_nobody_who_looks(name: str) -> None:
@@ -184,12 +185,13 @@ while True:
         other.stdin.write(whole)
         other.stdin.close()
         try:
-            for _ in range(races // 4):
+            looks = 0
+            while looks < races // 4 or not {None, "it was truncated"} <= seen:
+                looks += 1
                 found = inspect.find(name)
                 seen.add(found.fault if isinstance(found, inspect.Channel) else found.kind)
         finally:
             other.kill()
-    assert {None, "it was truncated"} <= seen
 
 
 # Doorbells whose channel is gone

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import posix_ipc
 import pytest
 from command import AIOIPC, Result, aioipc, aioipc_as_nobody, plain, terminal, with_mqueue
-from conftest import NOBODY, doorbells
+from conftest import NOBODY, doorbells, kernel
 
 from aioipc import Channel, posix, sysv
 
@@ -69,6 +69,7 @@ def test_ls_in_a_pipe(objects: Objects, snapshot: Snapshot) -> None:
     result = aioipc("ls", *objects.patterns, prefix=with_mqueue())
     assert (result.errors, result.code) == ("", 0)
     text = "\n".join(re.sub(r"^(\S+)\t\d+\t", r"\1\tID\t", line) for line in result.output.splitlines())
+    text = text.replace(f"\t{kernel('msgmnb')}\t", "\tMSGMNB\t")
     snapshot("ls-pipe", text + "\n", **objects.words)
 
 
@@ -213,6 +214,9 @@ def test_stat(objects: Objects, snapshot: Snapshot, kind: str) -> None:
     assert (result.errors, result.code) == ("", 0)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", result.output)
     text = re.sub(r"\b(id|bell id)\t\w+", r"\1\tID", text)
+    text = re.sub(r"^(owner|creator)\t.*$", r"\1\tUSER", text, flags=re.MULTILINE)
+    text = re.sub(r"^(group|creator group)\t.*$", r"\1\tGROUP", text, flags=re.MULTILINE)
+    text = text.replace(f"max bytes\t{kernel('msgmnb')}\n", "max bytes\tMSGMNB\n")
     snapshot(f"stat-{kind}", re.sub(rf"\b{os.getpid()} \([^)]*\)", "PID (python)", text), **objects.words)
 
 
