@@ -200,9 +200,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 self._leave()
 
     def unlink(self) -> None:
-        """Remove the channel from the system: shm_unlink(3), and unlink(2) of its doorbells.  Works on a closed handle too.
+        """Remove the channel from the system: shm_unlink(3), and unlink(2) of its doorbells.
 
-        Its name is free at once; those that have it open, this handle as well, go on.  A
+        Works on a closed handle too.  Its name is free at once; those that have it open, this handle as well, go on.  A
         channel that somebody else has made under the name in the meantime is left alone.
 
         :raises NotFoundError: if this channel is not to be found under its name any more

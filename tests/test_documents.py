@@ -18,10 +18,11 @@ import signal
 import subprocess
 import sys
 import threading
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import pytest
 
@@ -92,12 +93,11 @@ def test_a_program_runs(program: Block, tmp_path: Path) -> None:
 class Terminal:
     """A shell that ends when a command fails."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], output: Iterator[str]) -> None:
         assert process.stdin is not None
-        assert process.stdout is not None
         self._process = process
         self._input = process.stdin
-        self._output = process.stdout
+        self._output = output
 
     def type(self, text: str, lines: int) -> str:
         """What is printed until this is done, and so many lines are there: some come from the background."""
@@ -105,8 +105,8 @@ class Terminal:
         self._input.flush()
         is_done, found = False, ""
         while not is_done or found.count("\n") < lines:
-            line = self._output.readline()
-            if not line:
+            line = next(self._output, None)
+            if line is None:
                 break
             is_done = is_done or line == _DONE
             found += line if line != _DONE else ""
@@ -115,31 +115,41 @@ class Terminal:
     def leave(self) -> tuple[str, int]:
         """What is printed until all that runs in the background has ended, too, and the status of the shell."""
         self._input.close()
-        output = self._output.read()
+        output = "".join(self._output)
         ended = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None
         return output, ended.si_status
+
+
+def _lines(screen: TextIO) -> Iterator[str]:
+    with suppress(OSError):  # EIO: nobody has the other end any more
+        yield from screen
 
 
 @contextmanager
 def terminal(folder: Path) -> Iterator[Terminal]:
     """A terminal.  What was started in it is killed if the block fails, or its time is up."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment |= {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
+    environment |= {"PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": ""}
+    # A true one, where programs print whole lines.
+    screen, far_end = os.openpty()
+    tty.setraw(far_end)
     with subprocess.Popen(
         [*own_namespace(), "bash", "-e"],
         cwd=folder,
         env=environment,
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=far_end,
+        stderr=far_end,
         text=True,
         start_new_session=True,
     ) as process:
+        os.close(far_end)
         alarm = threading.Timer(SECONDS, os.killpg, (process.pid, signal.SIGKILL))
         alarm.start()
         try:
-            yield Terminal(process)
+            with open(screen) as output:
+                yield Terminal(process, _lines(output))
         finally:
             alarm.cancel()
             os.killpg(process.pid, signal.SIGKILL)  # before the number can be another's: it has not been waited for
