@@ -31,7 +31,8 @@ myst_heading_anchors = 3
 # What stands between backticks in a docstring is a link where it is a name of ours.
 default_role = "py:obj"
 # Links to other projects would take their inventories, and so the network.
-nitpick_ignore_regex = [("py:.*", r"(?!aioipc\.).*")]
+# Type variables have no place of their own.
+nitpick_ignore_regex = [("py:.*", r"(?!aioipc\.).*"), ("py:class", r".*\._Source")]
 add_module_names = False
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 100
