@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -20,7 +20,6 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
-from aioipc._ring._blocks import AsyncBlock, Block
 from aioipc._waiting.readiness import Doorbells
 from aioipc.errors import (
     BrokenError,
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from typing_extensions import Buffer
+
+    from aioipc._waiting.readiness import Direction
 
 _T = TypeVar("_T")
 
@@ -242,7 +243,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """
         self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
 
-    def reserve(self, nbytes: int) -> AsyncBlock:
+    def reserve(self, nbytes: int) -> _binding.AsyncBlock:
         """A block, for `async with`, in which a message of this size is written in place.
 
         Entering it waits for room, and gives a memoryview of unsigned bytes, of whatever value.  The message is
@@ -260,15 +261,15 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
         """
         size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return AsyncBlock(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
+        return _binding.AsyncBlock(self, size)
 
-    def reserve_nowait(self, nbytes: int) -> Block:
+    def reserve_nowait(self, nbytes: int) -> _binding.Block:
         """A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering
 
         :raises WouldBlock: if there is no room, or tasks wait for it already
         """
         size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return Block(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
+        return _binding.Block(self, size)
 
     async def end(self) -> None:
         """Send no more messages, here and everywhere: receivers get what there is, and then `EndOfStream`.
@@ -328,7 +329,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         count = check_range("max_messages", max_messages, 1, sys.maxsize)
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive_many, count, False)
 
-    def borrow(self) -> AsyncBlock:
+    def borrow(self) -> _binding.AsyncBlock:
         """A block, for `async with`, in which the next message is read in place.
 
         Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends
@@ -344,14 +345,14 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises CorruptError: if what is in the shared memory can't be right
         :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
         """
-        return AsyncBlock(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
+        return _binding.AsyncBlock(self)
 
-    def borrow_nowait(self) -> Block:
+    def borrow_nowait(self) -> _binding.Block:
         """A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering
 
         :raises WouldBlock: if there is no message, or tasks wait for one already
         """
-        return Block(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
+        return _binding.Block(self)
 
     # Looking
 
@@ -382,6 +383,31 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         )
 
     # Within
+
+    async def _enter(self, block: _binding.AsyncBlock, is_written: bool) -> memoryview:
+        line, attempt = self._way_in(is_written)
+        with self._entering(block):
+            return await line.perform(attempt, self._try_enter, block, True)
+
+    def _enter_nowait(self, block: _binding.Block, is_written: bool) -> memoryview:
+        line, attempt = self._way_in(is_written)
+        with self._entering(block):
+            return line.perform_nowait(attempt, self._try_enter, block, False)
+
+    def _way_in(self, is_written: bool) -> tuple[Direction, Callable[..., memoryview]]:
+        return (self._sending, self._attempt) if is_written else (self._receiving, self._attempt_receiving)
+
+    @contextmanager
+    def _entering(self, block: _binding.AsyncBlock | _binding.Block) -> Iterator[None]:
+        self._begin(block)
+        try:
+            yield
+        except BaseException:
+            self._give_up(block)
+            raise
+
+    def _check(self) -> None:
+        self._handle.check()
 
     def _attempt_receiving(self, attempt: Callable[..., int | _T], *args: object) -> _T:
         try:
