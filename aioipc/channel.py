@@ -20,7 +20,7 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
-from aioipc._waiting.readiness import Doorbells
+from aioipc._waiting.readiness import Direction, Doorbells
 from aioipc.errors import (
     BrokenError,
     ClosedError,
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from typing_extensions import Buffer
-
-    from aioipc._waiting.readiness import Direction
 
 _T = TypeVar("_T")
 
@@ -212,7 +210,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     _remove_object = unlink
 
-    # Sending: see also send() of the base
+    # Sending: see also send() and reserve() of the base
 
     async def _send(self, item: Buffer) -> None:
         await self._sending.perform(self._attempt, self._try_send, _plain(item), True)
@@ -243,34 +241,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """
         self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
 
-    def reserve(self, nbytes: int) -> _binding.AsyncBlock:
-        """A block, for `async with`, in which a message of this size is written in place.
-
-        Entering it waits for room, and gives a memoryview of unsigned bytes, of whatever value.  The message is
-        published when the block ends well; if it raises, or the process dies, nobody ever sees it.  Until then it takes
-        up room, but messages that were sent later arrive.
-
-        Nothing that was made of the view, such as an array, may be left at the end of the block.
-
-        :param nbytes: how many bytes the message will have
-        :raises BufferError: at the end, if something else could still write to the message; it is not sent then
-        :raises MessageTooLongError: if it is more than `max_message_size`; this and the others on entering
-        :raises BrokenError: if the channel has been ended
-        :raises ClosedError: if the handle is closed, then or before the block has ended
-        :raises CorruptError: if what is in the shared memory can't be right
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return _binding.AsyncBlock(self, size)
-
-    def reserve_nowait(self, nbytes: int) -> _binding.Block:
-        """A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering
-
-        :raises WouldBlock: if there is no room, or tasks wait for it already
-        """
-        size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return _binding.Block(self, size)
-
     async def end(self) -> None:
         """Send no more messages, here and everywhere: receivers get what there is, and then `EndOfStream`.
 
@@ -293,7 +263,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """Do what `end` does."""
         await self.end()
 
-    # Receiving: see also receive() of the base
+    # Receiving: see also receive() and borrow() of the base
 
     async def _receive(self) -> bytes:
         return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
@@ -328,31 +298,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """
         count = check_range("max_messages", max_messages, 1, sys.maxsize)
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive_many, count, False)
-
-    def borrow(self) -> _binding.AsyncBlock:
-        """A block, for `async with`, in which the next message is read in place.
-
-        Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends
-        well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the
-        messages after it meanwhile.
-
-        Nothing that was made of the view, such as an array, may be left at the end of the block.
-
-        :raises BufferError: at the end, if something of that kind is left; the message goes back, and what is left
-            may come to show others
-        :raises EndOfStream: if the channel has been ended, and all has been consumed; this and the rest on entering
-        :raises ClosedError: if the handle is closed, then or before the block has ended
-        :raises CorruptError: if what is in the shared memory can't be right
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        return _binding.AsyncBlock(self)
-
-    def borrow_nowait(self) -> _binding.Block:
-        """A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering
-
-        :raises WouldBlock: if there is no message, or tasks wait for one already
-        """
-        return _binding.Block(self)
 
     # Looking
 
@@ -408,6 +353,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     def _check(self) -> None:
         self._handle.check()
+
+    def _check_size(self, nbytes: int) -> int:
+        return check_range("nbytes", nbytes, 0, sys.maxsize)
 
     def _attempt_receiving(self, attempt: Callable[..., int | _T], *args: object) -> _T:
         try:

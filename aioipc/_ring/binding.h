@@ -37,8 +37,9 @@ typedef struct Ring {
 
 extern PyTypeObject Ring_type, Loan_type, AsyncBlock_type, Block_type;
 extern const struct immediate_api *immediate;
-extern PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait, *str_check;  /* of the slow path */
-extern PyObject *str_release;
+extern PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait;  /* the methods of the slow path */
+extern PyObject *str_check, *str_check_size;        /* those that say what is wrong */
+extern PyObject *memoryview_release;
 
 /* Whether it has joined, is not closed and not inherited: its slot and descriptors are its own. */
 bool is_open(const Ring *self);
@@ -93,6 +94,11 @@ PyObject *Ring_receive(Ring *self, PyObject *ignored);
 PyObject *Ring_anext(Ring *self);
 PyObject *Ring_try_receive(Ring *self, PyObject *args);
 PyObject *Ring_try_receive_many(Ring *self, PyObject *args);
+extern const char Ring_reserve_doc[], Ring_reserve_nowait_doc[], Ring_borrow_doc[], Ring_borrow_nowait_doc[];
+PyObject *Ring_reserve(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *Ring_reserve_nowait(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *Ring_borrow(Ring *self, PyObject *ignored);
+PyObject *Ring_borrow_nowait(Ring *self, PyObject *ignored);
 PyObject *Ring_begin(Ring *self, PyObject *args);
 PyObject *Ring_try_enter(Ring *self, PyObject *args);
 PyObject *Ring_give_up(Ring *self, PyObject *args);

@@ -1,12 +1,13 @@
 /* Blocks in which a message is written or read in place: AsyncBlock, for "async with", and Block, for "with".
  *
  * Invariants
- *   1. A block has a loan and its view from when it has been entered until it is left, and neither otherwise.
- *   2. It is entered by one task at a time: is_entered is true from the beginning, also while that waits.
- *   3. What was lent has its place in the block before anything else can fail: whatever happens then, it ends or
- *      is undone with the block.
+ *   1. From when it has been entered until it is left, a block has a loan and the view of it; otherwise neither.
+ *   2. is_entered is true from the beginning of entering, which may have to wait, until the block is left or
+ *      entering has failed: one task at a time does it.
+ *   3. Nobody gets a view that the block does not have: what was lent ends, or is undone, with the block.
  *
- * Entering asks Python, where it has to wait or to explain an error; leaving never waits.
+ * Where entering has to wait, or to explain an error, the class derived from Ring does it, in Python.  Leaving never
+ * waits.
  */
 #include "binding.h"
 
@@ -36,22 +37,21 @@ line_of(const AnyBlock *self)
 /* Lifetime ------------------------------------------------------------------ */
 
 static PyObject *
-AnyBlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+make_block(PyTypeObject *type, Ring *ring, Py_ssize_t nbytes)
 {
-    static char *keywords[] = {"", "", NULL};
-    PyObject *ring;
-    Py_ssize_t nbytes = READS;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|n:block", keywords, &Ring_type, &ring, &nbytes))
-        return NULL;
-    AnyBlock *self = (AnyBlock *)type->tp_alloc(type, 0);
+    AnyBlock *self = PyObject_GC_New(AnyBlock, type);
     if (self == NULL)
         return NULL;
     self->ring = (Ring *)Py_NewRef(ring);
     self->nbytes = nbytes;
+    self->loan = NULL;
+    self->view = NULL;
+    self->is_entered = false;
+    PyObject_GC_Track(self);
     return (PyObject *)self;
 }
 
-/* No tp_clear: all of these lead to the ring, and from there back here through what can be cleared only. */
+/* No tp_clear: these lead to the ring, and all ways back from there go through something that can be cleared. */
 static int
 AnyBlock_traverse(AnyBlock *self, visitproc visit, void *arg)
 {
@@ -69,7 +69,7 @@ AnyBlock_dealloc(AnyBlock *self)
     Py_XDECREF(self->view);
     Py_XDECREF(self->loan);
     Py_DECREF(self->ring);
-    Py_TYPE(self)->tp_free((PyObject *)self);
+    PyObject_GC_Del(self);
 }
 
 /* Entering ------------------------------------------------------------------ */
@@ -124,7 +124,7 @@ attempt_enter(PyObject *Py_UNUSED(ring), PyObject *block)
     return NULL;
 }
 
-/* Let the ring's derived class do it, in Python. */
+/* Let the class derived from Ring do it. */
 static PyObject *
 enter_in_python(AnyBlock *self, PyObject *method)
 {
@@ -139,15 +139,8 @@ perform_enter(PyObject *Py_UNUSED(ring), PyObject *block)
 
 /* Leaving ------------------------------------------------------------------- */
 
-/* For the exceptions it raises. */
-static void
-call(PyObject *object, PyObject *method)
-{
-    PyObject *nothing = PyObject_CallMethodNoArgs(object, method);
-    Py_XDECREF(nothing);
-}
-
-/* Publish or consume the message if the block ends well, undo it if not.  False with an exception if it can't end well. */
+/* Publish or consume the message if the block ends well, undo that if not.  False with an exception if it can't end
+ * well. */
 static bool
 leave(AnyBlock *self, bool ends_well)
 {
@@ -158,11 +151,12 @@ leave(AnyBlock *self, bool ends_well)
     self->loan = NULL;
     self->view = NULL;
     self->is_entered = false;
-    call(view, str_release);
-    PyErr_Clear();  /* it raises BufferError if there are arrays made of it: the loan knows */
+    Py_XDECREF(PyObject_CallOneArg(memoryview_release, view));
+    PyErr_Clear();      /* it raises BufferError if there are arrays made of it: the loan knows */
     Py_DECREF(view);
     if (ends_well && !end_loan(loan) && !PyErr_Occurred())
-        call((PyObject *)self->ring, str_check);    /* it was closed within the block, or this is a child of a fork */
+        /* The handle was closed within the block, or this is a child of a fork: let it say so. */
+        Py_XDECREF(PyObject_CallMethodNoArgs((PyObject *)self->ring, str_check));
     undo_loan(loan);
     Py_DECREF(loan);
     return !PyErr_Occurred();
@@ -190,7 +184,7 @@ ends_well(PyObject *const *args, Py_ssize_t count)
     return -1;
 }
 
-/* For Python ----------------------------------------------------------------- */
+/* The types ------------------------------------------------------------------ */
 
 static const struct immediate_kind enter_kind = {"__aenter__()", attempt_enter, perform_enter, .lends = true};
 static const struct immediate_kind leave_well_kind = {"__aexit__()", leave_well, NULL};
@@ -250,8 +244,7 @@ PyTypeObject AsyncBlock_type = {
     .tp_name = "aioipc._ring._binding.AsyncBlock",
     .tp_doc = PyDoc_STR("A block in which a message is written or read in place, for `async with`."),
     .tp_base = &AnyBlock_type,
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = AnyBlock_new,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_methods = AsyncBlock_methods,
 };
 
@@ -260,12 +253,105 @@ PyTypeObject Block_type = {
     .tp_name = "aioipc._ring._binding.Block",
     .tp_doc = PyDoc_STR("A block in which a message is written or read in place, for `with`."),
     .tp_base = &AnyBlock_type,
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = AnyBlock_new,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_methods = Block_methods,
 };
 
-/* What the ring's derived class needs for entering a block in Python. */
+/* Methods of the ring -------------------------------------------------------- */
+
+/* The size of a message to write, from the arguments of reserve.  -1 with an exception if it can't be one. */
+static Py_ssize_t
+parse_size(Ring *ring, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    if (count == 1 && names == NULL && PyLong_CheckExact(args[0])) {
+        Py_ssize_t size = PyLong_AsSsize_t(args[0]);
+        if (size >= 0)
+            return size;
+        PyErr_Clear();
+    }
+    /* The class derived from Ring takes it in other forms, and says what is wrong with it. */
+    PyObject *check = PyObject_GetAttr((PyObject *)ring, str_check_size);
+    if (check == NULL)
+        return -1;
+    PyObject *checked = PyObject_Vectorcall(check, args, (size_t)count, names);
+    Py_DECREF(check);
+    if (checked == NULL)
+        return -1;
+    Py_ssize_t size = PyLong_AsSsize_t(checked);
+    Py_DECREF(checked);
+    return size;
+}
+
+const char Ring_reserve_doc[] = PyDoc_STR(
+    "reserve($self, /, nbytes)\n"
+    "--\n\n"
+    "A block, for `async with`, in which a message of this size is written in place.\n\n"
+    "Entering it waits for room, and gives a memoryview of unsigned bytes, of whatever value.  The message is\n"
+    "published when the block ends well; if it raises, or the process dies, nobody ever sees it.  Until then it takes\n"
+    "up room, but messages that were sent later arrive.\n\n"
+    "Nothing that was made of the view, such as an array, may be left at the end of the block.\n\n"
+    ":param nbytes: how many bytes the message will have\n"
+    ":raises BufferError: at the end, if something else could still write to the message; it is not sent then\n"
+    ":raises MessageTooLongError: if it is more than `max_message_size`; this and the others on entering\n"
+    ":raises BrokenError: if the channel has been ended\n"
+    ":raises ClosedError: if the handle is closed, then or before the block has ended\n"
+    ":raises CorruptError: if what is in the shared memory can't be right\n"
+    ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork");
+
+PyObject *
+Ring_reserve(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Py_ssize_t size = parse_size(self, args, count, names);
+    return size < 0 ? NULL : make_block(&AsyncBlock_type, self, size);
+}
+
+const char Ring_reserve_nowait_doc[] = PyDoc_STR(
+    "reserve_nowait($self, /, nbytes)\n"
+    "--\n\n"
+    "A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering\n\n"
+    ":raises WouldBlock: if there is no room, or tasks wait for it already");
+
+PyObject *
+Ring_reserve_nowait(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Py_ssize_t size = parse_size(self, args, count, names);
+    return size < 0 ? NULL : make_block(&Block_type, self, size);
+}
+
+const char Ring_borrow_doc[] = PyDoc_STR(
+    "borrow($self, /)\n"
+    "--\n\n"
+    "A block, for `async with`, in which the next message is read in place.\n\n"
+    "Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends\n"
+    "well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the\n"
+    "messages after it meanwhile.\n\n"
+    "Nothing that was made of the view, such as an array, may be left at the end of the block.\n\n"
+    ":raises BufferError: at the end, if something of that kind is left; the message goes back, and what is left\n"
+    "    may come to show others\n"
+    ":raises EndOfStream: if the channel has been ended, and all has been consumed; this and the rest on entering\n"
+    ":raises ClosedError: if the handle is closed, then or before the block has ended\n"
+    ":raises CorruptError: if what is in the shared memory can't be right\n"
+    ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork");
+
+PyObject *
+Ring_borrow(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    return make_block(&AsyncBlock_type, self, READS);
+}
+
+const char Ring_borrow_nowait_doc[] = PyDoc_STR(
+    "borrow_nowait($self, /)\n"
+    "--\n\n"
+    "A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering\n\n"
+    ":raises WouldBlock: if there is no message, or tasks wait for one already");
+
+PyObject *
+Ring_borrow_nowait(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    return make_block(&Block_type, self, READS);
+}
+
+/* With these the class derived from Ring enters a block. */
 
 PyObject *
 Ring_begin(Ring *Py_UNUSED(ring), PyObject *args)

@@ -6,7 +6,8 @@
 #include <sys/inotify.h>
 
 const struct immediate_api *immediate;
-PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait, *str_check, *str_release;
+PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait, *str_check, *str_check_size;
+PyObject *memoryview_release;
 
 static PyObject *
 module_file_size(PyObject *Py_UNUSED(module), PyObject *args)
@@ -116,7 +117,7 @@ static const struct {
     const char *text;
 } strings[] = {
     {&str_send, "_send"}, {&str_receive, "_receive"}, {&str_next, "_next"}, {&str_enter, "_enter"},
-    {&str_enter_nowait, "_enter_nowait"}, {&str_check, "_check"}, {&str_release, "release"},
+    {&str_enter_nowait, "_enter_nowait"}, {&str_check, "_check"}, {&str_check_size, "_check_size"},
 };
 
 PyMODINIT_FUNC
@@ -128,6 +129,9 @@ PyInit__binding(void)
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
         if ((*strings[i].string = PyUnicode_InternFromString(strings[i].text)) == NULL)
             return NULL;
+    memoryview_release = PyObject_GetAttrString((PyObject *)&PyMemoryView_Type, "release");
+    if (memoryview_release == NULL)
+        return NULL;
     PyObject *self = PyModule_Create(&module);
     if (self == NULL)
         return NULL;

@@ -158,7 +158,8 @@ ended:
 
 /* From 3.12 on the interpreter awaits foreign objects through tp_iternext, where a
  * result travels in a StopIteration.  Making one for each message would take longer
- * than all the rest, so the last one is used again if nobody has kept it.  But it keeps its result. */
+ * than all the rest, so the last one is used again if nobody has kept it.  It keeps its
+ * result until then, which one that is lent does not allow. */
 static PyObject *
 take_stop(Immediate *self)
 {

@@ -35,7 +35,7 @@ struct immediate_kind {
     /* The coroutine that does the whole operation, with waiting, explaining errors.  NULL for an operation that never
      * waits, and tries whatever the gate says: it succeeds or raises. */
     PyObject *(*perform)(PyObject *owner, PyObject *argument);
-    bool lends;             /* its result must not live longer than those who have got it look at it */
+    bool lends;             /* its result must go with the last who uses it: nothing here may keep it */
 };
 
 #define IMMEDIATE_CAPSULE "aioipc._waiting._immediate._API"
