@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -20,8 +20,7 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
-from aioipc._ring._blocks import AsyncBlock, Block
-from aioipc._waiting.readiness import Doorbells
+from aioipc._waiting.readiness import Direction, Doorbells
 from aioipc.errors import (
     BrokenError,
     ClosedError,
@@ -212,7 +211,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     _remove_object = unlink
 
-    # Sending: see also send() of the base
+    # Sending: see also send() and reserve() of the base
 
     async def _send(self, item: Buffer) -> None:
         await self._sending.perform(self._attempt, self._try_send, _plain(item), True)
@@ -244,34 +243,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """
         self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
 
-    def reserve(self, nbytes: int) -> AsyncBlock:
-        """A block, for `async with`, in which a message of this size is written in place.
-
-        Entering it waits for room, and gives a memoryview of unsigned bytes, of whatever value.  The message is
-        published when the block ends well; if it raises, or the process dies, nobody ever sees it.  Until then it takes
-        up room, but messages that were sent later arrive.
-
-        Nothing that was made of the view, such as an array, may be left at the end of the block.
-
-        :param nbytes: how many bytes the message will have
-        :raises BufferError: at the end, if something else could still write to the message; it is not sent then
-        :raises MessageTooLongError: if it is more than `max_message_size`; this and the others on entering
-        :raises BrokenError: if the channel has been ended
-        :raises ClosedError: if the handle is closed, then or before the block has ended
-        :raises CorruptError: if what is in the shared memory can't be right
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return AsyncBlock(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
-
-    def reserve_nowait(self, nbytes: int) -> Block:
-        """A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering
-
-        :raises WouldBlock: if there is no room, or tasks wait for it already
-        """
-        size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return Block(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
-
     async def end(self) -> None:
         """Send no more messages, here and everywhere: receivers get what there is, and then `EndOfStream`.
 
@@ -294,7 +265,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """Do what `end` does: the name that anyio has for it."""
         await self.end()
 
-    # Receiving: see also receive() of the base
+    # Receiving: see also receive() and borrow() of the base
 
     async def _receive(self) -> bytes:
         return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
@@ -331,31 +302,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         count = check_range("max_messages", max_messages, 1, sys.maxsize)
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive_many, count, False)
 
-    def borrow(self) -> AsyncBlock:
-        """A block, for `async with`, in which the next message is read in place.
-
-        Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends
-        well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the
-        messages after it meanwhile.
-
-        Nothing that was made of the view, such as an array, may be left at the end of the block.
-
-        :raises BufferError: at the end, if something of that kind is left; the message goes back, and what is left
-            may come to show others
-        :raises EndOfStream: if the channel has been ended, and all has been consumed; this and the rest on entering
-        :raises ClosedError: if the handle is closed, then or before the block has ended
-        :raises CorruptError: if what is in the shared memory can't be right
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        return AsyncBlock(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
-
-    def borrow_nowait(self) -> Block:
-        """A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering
-
-        :raises WouldBlock: if there is no message, or tasks wait for one already
-        """
-        return Block(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
-
     # Looking
 
     def statistics(self) -> ChannelStatistics:
@@ -385,6 +331,34 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         )
 
     # Within
+
+    async def _enter(self, block: _binding.AsyncBlock, is_written: bool) -> memoryview:
+        line, attempt = self._way_in(is_written)
+        with self._entering(block):
+            return await line.perform(attempt, self._try_enter, block, True)
+
+    def _enter_nowait(self, block: _binding.Block, is_written: bool) -> memoryview:
+        line, attempt = self._way_in(is_written)
+        with self._entering(block):
+            return line.perform_nowait(attempt, self._try_enter, block, False)
+
+    def _way_in(self, is_written: bool) -> tuple[Direction, Callable[..., memoryview]]:
+        return (self._sending, self._attempt) if is_written else (self._receiving, self._attempt_receiving)
+
+    @contextmanager
+    def _entering(self, block: _binding.AsyncBlock | _binding.Block) -> Iterator[None]:
+        self._begin(block)
+        try:
+            yield
+        except BaseException:
+            self._give_up(block)
+            raise
+
+    def _check(self) -> None:
+        self._handle.check()
+
+    def _check_size(self, nbytes: int) -> int:
+        return check_range("nbytes", nbytes, 0, sys.maxsize)
 
     def _attempt_receiving(self, attempt: Callable[..., int | _T], *args: object) -> _T:
         try:

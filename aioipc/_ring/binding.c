@@ -1,8 +1,8 @@
 /* Ring: a peer of a ring of messages, for Python.
  *
- * The operations that need not wait are done here, whole: send, receive and __anext__ make an Immediate
- * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Ring, in
- * Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
+ * The operations that need not wait are done here, whole: send, receive, __anext__ and __aenter__ of a block make an
+ * Immediate (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Ring,
+ * in Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
  *
  * try_... with waiting=True that returns FULL, EMPTY or BUSY has armed the doorbell: the caller
  * may sleep until that is heard.
@@ -327,16 +327,22 @@ static PyMethodDef Ring_methods[] = {
          ":raises ClosedError: if the handle is closed, now or while it waits\n"
          ":raises CorruptError: if what is in the shared memory can't be right\n"
          ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork")},
+    {"reserve", (PyCFunction)(void (*)(void))Ring_reserve, METH_FASTCALL | METH_KEYWORDS, Ring_reserve_doc},
+    {"reserve_nowait", (PyCFunction)(void (*)(void))Ring_reserve_nowait, METH_FASTCALL | METH_KEYWORDS,
+     Ring_reserve_nowait_doc},
+    {"borrow", (PyCFunction)Ring_borrow, METH_NOARGS, Ring_borrow_doc},
+    {"borrow_nowait", (PyCFunction)Ring_borrow_nowait, METH_NOARGS, Ring_borrow_nowait_doc},
     {"_join", (PyCFunction)Ring_join, METH_VARARGS,
      PyDoc_STR("_join(file, messages, locks, room) -> int\n\nBecome a peer; if that succeeds, this keeps the last three.")},
     {"_leave", (PyCFunction)Ring_leave, METH_NOARGS, PyDoc_STR("_leave() -> None\n\nCease to be one.")},
     {"_try_send", (PyCFunction)Ring_try_send, METH_VARARGS, NULL},
     {"_try_send_many", (PyCFunction)Ring_try_send_many, METH_VARARGS, NULL},
-    {"_try_reserve", (PyCFunction)Ring_try_reserve, METH_VARARGS, NULL},
     {"_try_end", (PyCFunction)Ring_try_end, METH_VARARGS, NULL},
     {"_try_receive", (PyCFunction)Ring_try_receive, METH_VARARGS, NULL},
     {"_try_receive_many", (PyCFunction)Ring_try_receive_many, METH_VARARGS, NULL},
-    {"_try_borrow", (PyCFunction)Ring_try_borrow, METH_VARARGS, NULL},
+    {"_begin", (PyCFunction)Ring_begin, METH_VARARGS, PyDoc_STR("_begin(block) -> None\n\nA task is about to enter it.")},
+    {"_try_enter", (PyCFunction)Ring_try_enter, METH_VARARGS, NULL},
+    {"_give_up", (PyCFunction)Ring_give_up, METH_VARARGS, PyDoc_STR("_give_up(block) -> None\n\nIt does not enter it.")},
     {"_reap", (PyCFunction)Ring_reap, METH_NOARGS, PyDoc_STR("_reap() -> None\n\nClean up after dead peers.")},
     {"_listen", (PyCFunction)Ring_listen, METH_VARARGS,
      PyDoc_STR("_listen(bell) -> int\n\nAn epoll descriptor that can be read when the bell, MESSAGES or ROOM, has rung.")},

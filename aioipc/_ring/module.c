@@ -6,7 +6,8 @@
 #include <sys/inotify.h>
 
 const struct immediate_api *immediate;
-PyObject *str_send, *str_receive, *str_next;
+PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait, *str_check, *str_check_size;
+PyObject *memoryview_release;
 
 static PyObject *
 module_file_size(PyObject *Py_UNUSED(module), PyObject *args)
@@ -114,20 +115,31 @@ static const struct {
     {"MESSAGES", RING_MESSAGES}, {"ROOM", RING_ROOM},
 };
 
+static const struct {
+    PyObject **string;
+    const char *text;
+} strings[] = {
+    {&str_send, "_send"}, {&str_receive, "_receive"}, {&str_next, "_next"}, {&str_enter, "_enter"},
+    {&str_enter_nowait, "_enter_nowait"}, {&str_check, "_check"}, {&str_check_size, "_check_size"},
+};
+
 PyMODINIT_FUNC
 PyInit__binding(void)
 {
     immediate = PyCapsule_Import(IMMEDIATE_CAPSULE, 0);
-    if (immediate == NULL || PyType_Ready(&Loan_type) < 0 || PyType_Ready(&Ring_type) < 0)
+    if (immediate == NULL || PyType_Ready(&Loan_type) < 0)
         return NULL;
-    if ((str_send = PyUnicode_InternFromString("_send")) == NULL
-        || (str_receive = PyUnicode_InternFromString("_receive")) == NULL
-        || (str_next = PyUnicode_InternFromString("_next")) == NULL)
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        if ((*strings[i].string = PyUnicode_InternFromString(strings[i].text)) == NULL)
+            return NULL;
+    memoryview_release = PyObject_GetAttrString((PyObject *)&PyMemoryView_Type, "release");
+    if (memoryview_release == NULL)
         return NULL;
     PyObject *self = PyModule_Create(&module);
     if (self == NULL)
         return NULL;
-    if (PyModule_AddType(self, &Ring_type) < 0 || PyModule_AddType(self, &Loan_type) < 0
+    if (PyModule_AddType(self, &Ring_type) < 0 || PyModule_AddType(self, &AsyncBlock_type) < 0
+        || PyModule_AddType(self, &Block_type) < 0
         || PyModule_AddIntConstant(self, "PEERS", RING_PEERS) < 0
         || PyModule_AddIntConstant(self, "CAPACITY_MAX", (long)RING_CAPACITY_MAX) < 0
         || PyModule_AddIntConstant(self, "CAPACITY_MIN", RING_CAPACITY_MIN) < 0)
