@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 
 import anyio
@@ -403,17 +403,25 @@ async def test_a_closed_handle_leaves_its_descriptor_number_alone(name: str, new
 
 @pytest.mark.parametrize("operation", ["send", "receive"])
 def test_closed_by_a_signal_handler_between_the_check_and_the_call(
-    name: str, operation: str, monkeypatch: pytest.MonkeyPatch
+    name: str, new_name: NewName, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def close_and_call(*args: object) -> object:
+        number = queue.fileno()
         queue.close()
+        heir = stack.enter_context(small(new_name()))
+        assert heir.fileno() == number
+        heir.send_nowait(b"untouched")
+        stack.callback(lambda: left.append(heir.statistics().messages))
         return call(*args)
 
-    with small(name) as queue:
+    left: list[int] = []
+    with ExitStack() as stack:
+        queue = stack.enter_context(small(name))
         call = getattr(queue, f"_try_{operation}")
         monkeypatch.setattr(queue, f"_try_{operation}", close_and_call)
         with pytest.raises(aioipc.ClosedError, match=name):
             queue.send_nowait(b"") if operation == "send" else queue.receive_nowait()
+    assert left == [1]
 
 
 async def test_the_heir_of_a_number_can_be_waited_for(name: str, new_name: NewName) -> None:
@@ -739,12 +747,12 @@ async def test_one_direction_only(name: str) -> None:
         assert queue.statistics().messages == 0
 
 
-@pytest.mark.parametrize("max_message_size", [8192, 65536])
+@pytest.mark.parametrize("max_message_size", [8192, 300_000])
 def test_a_message_takes_the_memory_of_its_data(name: str, max_message_size: int) -> None:
     """Not that of the longest message, for which there must be room to receive it."""
 
     def measure() -> int:
-        with small(name, max_message_size=max_message_size) as queue:
+        with small(name, max_messages=1, max_message_size=max_message_size) as queue:
             kept = []
             for _ in range(3):  # the first rounds fill the allocator's pools
                 before = resident_bytes()
