@@ -122,8 +122,8 @@ send(const Queue *self, PyObject *data, unsigned priority)
     return is_sent ? Py_NewRef(Py_None) : NULL;
 }
 
-/* Receive into room for the longest message, which is much for a message that is shorter: that is copied, and the room
- * kept.  NULL as from receive. */
+/* Receive the data where the longest message is too long for the stack.  It becomes what the caller gets, cut to size,
+ * unless the message is small: that is copied, and the room for the longest kept for the next.  NULL as from receive. */
 static PyObject *
 receive_long(Queue *self, unsigned *priority)
 {
@@ -132,7 +132,7 @@ receive_long(Queue *self, unsigned *priority)
     if (room == NULL && (room = PyBytes_FromStringAndSize(NULL, self->max_message_size)) == NULL)
         return NULL;
     ssize_t size = transfer(self, false, PyBytes_AS_STRING(room), self->max_message_size, priority);
-    if (size > self->max_message_size / 2) {
+    if (size > SMALL_MESSAGE) {
         _PyBytes_Resize(&room, size);   /* NULL without memory */
         return room;
     }
