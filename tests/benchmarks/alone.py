@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from candidates import folder_link, unique
+from candidate import folder_link, unique
 from processes import perform
 from transfers import run_on
 

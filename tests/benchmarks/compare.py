@@ -30,7 +30,9 @@ from typing import Any
 
 import alone
 import report
-from candidates import CANDIDATES, Candidate, Program, read_limit
+from candidate import Candidate, read_limit
+from candidates import CANDIDATES
+from candidates_others import Program
 from processes import PROCESSORS, Failed, NotPossible
 from transfers import Measured, round_trips, transfer
 

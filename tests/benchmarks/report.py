@@ -122,9 +122,8 @@ def time_text(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.2f} µs"
 
 
-def spread(found: list[float], show: Callable[[float], str]) -> str:
-    low, high = sorted((show(min(found)), show(max(found))), key=lambda text: found.index(found[0]))
-    return show(found[0]) if len(found) == 1 else f"{low} – {high}"
+def ratio_text(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def lines(key: str, table: Results) -> tuple[list[str], list[Line]]:
@@ -142,7 +141,7 @@ def lines(key: str, table: Results) -> tuple[list[str], list[Line]]:
     for name in sorted(medians, key=lambda name: medians[name]):
         rounds = rows[name]["rounds"]
         of_rounds = [one.get("seconds", one.get("bytes")) for one in rounds]
-        cells = [name, show(medians[name]), f"{show(max(of_rounds))} – {show(min(of_rounds))}"]
+        cells = [name, show(medians[name]), f"{show(max(of_rounds))} to {show(min(of_rounds))}"]
         for base in (best_peer, best_floor):
             if base is not None:
                 cells.append(
@@ -154,7 +153,7 @@ def lines(key: str, table: Results) -> tuple[list[str], list[Line]]:
         if rows[name]["failed"]:
             cells[1] += f" ({len(rows[name]['failed'])} failed)"
         found.append(Line(cells, rows[name]["kind"]))
-    head = ["", "median", "worst – best round"]
+    head = ["", "median", "worst to best round"]
     head += ["to the best peer"] * (best_peer is not None) + ["to the floor"] * (best_floor is not None)
     head += [{"processor_seconds": "processor s per million"}.get(what, what) for what, _ in columns]
     for name, row in rows.items():
@@ -183,11 +182,11 @@ def figure_lines(results: Results) -> Iterator[list[str]]:
     for figure in FIGURES:
         if ratios := figure.ratios(results):
             state = "" if figure.is_met(ratios[0]) else "missed"
-            yield [figure.text, f"{ratios[0]:.2f}", figure.bound, f"{min(ratios):.2f} – {max(ratios):.2f}", state]
+            yield [figure.text, f"{ratios[0]:.2f}", figure.bound, f"{min(ratios):.2f} to {max(ratios):.2f}", state]
     for table, row, bound, what in ABSOLUTE:
         if found := values(results, table, row):
             middle = statistics.median(found)
-            span = f"{time_text(min(found))} – {time_text(max(found))}"
+            span = f"{time_text(min(found))} to {time_text(max(found))}"
             yield [what, time_text(middle), f"≤ {time_text(bound)}", span, "" if middle <= bound else "missed"]
 
 
@@ -250,28 +249,23 @@ def plot(results: Results) -> None:
     colours = {"own": "#2a6fbb", "peer": "#9a9a9a", "floor": "#d9a441"}
     (DOCUMENTS / "benchmarks").mkdir(exist_ok=True)
     for key, table in results["tables"].items():
-        if not key.startswith(("one-way", "fan", "round-trip")):
+        if key.startswith(("one-way", "fan")):
+            draw = {name: [1 / seconds for seconds in values(results, key, name)] for name in table["rows"]}
+            label = "messages per second"
+        elif key == "round-trip":
+            draw = {name: values(results, key, name, "p50") for name in table["rows"]}
+            label = "seconds, half of the round trips are shorter"
+        else:
             continue
-        what = "p50" if key == "round-trip" else "seconds"
-        rows = {name: row for name, row in table["rows"].items() if row["rounds"]}
-        shown = {
-            name: [found[what] for found in row["rounds"]] for name, row in rows.items() if what in row["rounds"][0]
-        }
-        if what == "seconds":
-            shown = {name: [1 / seconds for seconds in found] for name, found in shown.items()}
-        names = sorted(shown, key=lambda name: statistics.median(shown[name]), reverse=what == "p50")
+        names = [name for name in draw if draw[name]]
+        names.sort(key=lambda name: statistics.median(draw[name]), reverse=key == "round-trip")
         figure, axes = pyplot.subplots(figsize=(7, 0.22 * len(names) + 0.8), layout="constrained")
-        axes.barh(
-            names,
-            [statistics.median(shown[name]) for name in names],
-            color=[colours[rows[name]["kind"]] for name in names],
-        )
+        colour = [colours[table["rows"][name]["kind"]] for name in names]
+        axes.barh(names, [statistics.median(draw[name]) for name in names], color=colour)
         for index, name in enumerate(names):
-            axes.plot(shown[name], [index] * len(shown[name]), "k.", markersize=2)
+            axes.plot(draw[name], [index] * len(draw[name]), "k.", markersize=2)
         axes.set_xscale("log")
-        axes.set_xlabel(
-            "seconds for a round trip, half of them are shorter" if what == "p50" else "messages per second"
-        )
+        axes.set_xlabel(label)
         axes.set_title(table["title"])
         figure.savefig(DOCUMENTS / "benchmarks" / f"{key}.svg", metadata={"Date": None})
         pyplot.close(figure)

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from candidates import Candidate, Program
+from candidate import Candidate
+from candidates_others import Program
 from processes import CONTEXT, Failed, NotPossible, perform
 
 if TYPE_CHECKING:
