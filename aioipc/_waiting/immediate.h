@@ -17,6 +17,9 @@
 #include <Python.h>
 #include <stdbool.h>
 
+/* Such an operation keeps the GIL.  But from so many bytes on a copy takes longer than to get that back. */
+#define LONG_COPY (256 * 1024)
+
 typedef struct Gate Gate;
 
 /* What an owner has for its operations in one direction. */

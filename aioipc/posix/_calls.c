@@ -2,14 +2,13 @@
  *
  * posix_ipc opens, makes and removes queues, and is used for that.  But for each message it gives up the GIL,
  * and makes room for the longest; where there is no message it raises an exception.  For a small message all
- * that takes as long as the kernel does.
+ * that takes half as long as the kernel does.
  *
  * The operations that need not wait are done here, whole: send, receive and __anext__ make an Immediate
  * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Queue, in
  * Python; it calls the try_... methods, whose errors are plain OSErrors with their errno.
  *
- * No call blocks: the descriptor is non-blocking.  So it is made with the GIL, unless it copies that much that getting
- * the GIL back takes less time.
+ * No call blocks: the descriptor is non-blocking.  So it keeps the GIL, unless it may copy a LONG_COPY.
  */
 #include "../_message.h"
 #include "../_waiting/immediate.h"
@@ -18,9 +17,6 @@
 #include <limits.h>
 #include <mqueue.h>
 #include <structmember.h>
-
-/* From so many bytes on a copy is made without the GIL. */
-#define LONG_COPY (256 * 1024)
 
 typedef struct {
     PyObject_HEAD
