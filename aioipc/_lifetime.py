@@ -12,7 +12,7 @@ from anyio.abc import ObjectStream
 from aioipc.errors import ClosedError, ExistsError, NotFoundError, RemovedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Self
 
@@ -120,10 +120,15 @@ class Messages(AsyncLifetime, ObjectStream[_T]):
         )
 
     async def __anext__(self) -> _T:
-        try:
-            return await self.receive()
-        except ClosedError:
-            raise StopAsyncIteration from None
+        return await until_closed(self.receive)
+
+
+async def until_closed(receive: Callable[[], Awaitable[_T]]) -> _T:
+    """A step of an `async for`, which ends when the handle is closed."""
+    try:
+        return await receive()
+    except ClosedError:
+        raise StopAsyncIteration from None
 
 
 class Acquirable(ABC):

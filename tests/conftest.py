@@ -370,7 +370,7 @@ def become(user: int) -> None:
 def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: str) -> Any:
     """Call the function in a child of another user, or of root, which has an IPC namespace of its own.
 
-    :param sysctl: values that are set there first, by their names after "kernel."
+    :param sysctl: values that are set there first, by their names after "kernel." or "fs.mqueue."
     """
     if os.geteuid() != 0:
         pytest.skip("it takes root to have an IPC namespace of one's own")
@@ -379,7 +379,8 @@ def in_own_namespace(function: Callable[[], Any], user: int = NOBODY, **sysctl: 
         if ctypes.CDLL(None).unshare(_CLONE_NEWIPC) != 0:
             raise NotImplementedError
         for name, value in sysctl.items():
-            Path("/proc/sys/kernel", name).write_text(value)
+            places = (Path("/proc/sys", folder, name) for folder in ("kernel", "fs/mqueue"))
+            next(filter(Path.exists, places)).write_text(value)
         become(user)
         return function()
 

@@ -78,10 +78,6 @@ take_back(Ring *self)
 PyObject *
 make_immediate(const struct immediate_kind *kind, Ring *self, struct immediate_line *line, PyObject *argument)
 {
-    if (line->gate == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this was not made by create or open");
-        return NULL;
-    }
     return immediate->make(kind, (PyObject *)self, line, argument);
 }
 
@@ -160,11 +156,8 @@ Ring_traverse(Ring *self, visitproc visit, void *arg)
 static int
 Ring_clear(Ring *self)
 {
-    /* The gates stay: whoever comes now must find out whose it is. */
-    Py_CLEAR(self->sending.spare);
-    Py_CLEAR(self->sending.stop);
-    Py_CLEAR(self->receiving.spare);
-    Py_CLEAR(self->receiving.stop);
+    immediate->empty_line(&self->sending);
+    immediate->empty_line(&self->receiving);
     return 0;
 }
 

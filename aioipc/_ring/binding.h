@@ -7,9 +7,6 @@
 #include "../_waiting/immediate.h"
 #include "ring.h"
 
-/* From so many bytes on a copy is made without the GIL: it takes longer than to get that back. */
-#define LONG_COPY (256 * 1024)
-
 /* Messages are copied under one lock up to so many bytes together. */
 #define BATCH (64 * 1024)
 

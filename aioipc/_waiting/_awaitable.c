@@ -27,6 +27,10 @@ typedef struct {
 PyObject *
 immediate_make(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line, PyObject *argument)
 {
+    if (line->gate == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this was not made by create or open");
+        return NULL;
+    }
     /* The previous result must not live on in the exception that brought it. */
     if (line->stop != NULL && Py_REFCNT(line->stop) == 1)
         Py_CLEAR(((PyStopIterationObject *)line->stop)->value);
@@ -58,11 +62,17 @@ immediate_traverse_line(struct immediate_line *line, visitproc visit, void *arg)
 }
 
 void
+immediate_empty_line(struct immediate_line *line)
+{
+    Py_CLEAR(line->spare);
+    Py_CLEAR(line->stop);
+}
+
+void
 immediate_clear_line(struct immediate_line *line)
 {
     Py_CLEAR(line->gate);
-    Py_CLEAR(line->spare);
-    Py_CLEAR(line->stop);
+    immediate_empty_line(line);
 }
 
 static int

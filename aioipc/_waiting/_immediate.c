@@ -22,26 +22,11 @@ is_record(PyObject *type)
     return false;
 }
 
-/* Put a copy in the place of the first field, if that is bytes shorter than this. */
-static int
-compact(PyObject *fields, Py_ssize_t shorter_than)
-{
-    PyObject *data = PyTuple_GET_SIZE(fields) > 0 ? PyTuple_GET_ITEM(fields, 0) : NULL;
-    if (data == NULL || !PyBytes_CheckExact(data) || PyBytes_GET_SIZE(data) >= shorter_than)
-        return 0;
-    PyObject *copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data));
-    if (copy == NULL)
-        return -1;
-    PyTuple_SET_ITEM(fields, 0, copy);
-    Py_DECREF(data);
-    return 0;
-}
-
 /* Do what tuple.__new__(record, fields) does.  Steals fields.
  *
  * As a rule nobody else knows the tuple yet, so it can become the record itself. */
 static PyObject *
-make_record(PyTypeObject *record, PyObject *fields, Py_ssize_t compact_below)
+make_record(PyTypeObject *record, PyObject *fields)
 {
     if (!PyTuple_CheckExact(fields)) {
         PyErr_SetString(PyExc_TypeError, "a record is made of a tuple");
@@ -60,8 +45,6 @@ make_record(PyTypeObject *record, PyObject *fields, Py_ssize_t compact_below)
                 PyTuple_SET_ITEM(made, i, Py_NewRef(PyTuple_GET_ITEM(fields, i)));
         Py_DECREF(fields);
     }
-    if (made != NULL && compact(made, compact_below) < 0)
-        Py_CLEAR(made);
     return made;
 }
 
@@ -72,18 +55,16 @@ typedef struct {
     struct immediate_line line;
     PyObject *attempt;      /* () -> tuple, or raises */
     PyTypeObject *record;   /* what its result becomes */
-    Py_ssize_t compact_below;
     PyObject *perform;      /* () -> coroutine: the same operation, with waiting */
 } Iterator;
 
 static PyObject *
 Iterator_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"gate", "attempt", "record", "perform", "compact_below", NULL};
+    static char *keywords[] = {"gate", "attempt", "record", "perform", NULL};
     PyObject *gate, *attempt, *record, *perform;
-    Py_ssize_t compact_below = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOO|n:Iterator", keywords, &Gate_type, &gate,
-                                     &attempt, &record, &perform, &compact_below)
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOO:Iterator", keywords, &Gate_type, &gate,
+                                     &attempt, &record, &perform)
         || !is_record(record))
         return NULL;
     Iterator *self = (Iterator *)type->tp_alloc(type, 0);
@@ -93,7 +74,6 @@ Iterator_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->attempt = Py_NewRef(attempt);
     self->record = (PyTypeObject *)Py_NewRef(record);
     self->perform = Py_NewRef(perform);
-    self->compact_below = compact_below;
     return (PyObject *)self;
 }
 
@@ -130,7 +110,7 @@ attempt(PyObject *owner, PyObject *Py_UNUSED(argument))
     Iterator *self = (Iterator *)owner;
     PyObject *fields = PyObject_CallNoArgs(self->attempt);
     if (fields != NULL)
-        return make_record(self->record, fields, self->compact_below);
+        return make_record(self->record, fields);
     if (PyErr_ExceptionMatches(PyExc_Exception))    /* not KeyboardInterrupt and the like */
         PyErr_Clear();
     return NULL;
@@ -159,7 +139,7 @@ static PyTypeObject Iterator_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "aioipc._waiting._immediate.Iterator",
     .tp_doc = PyDoc_STR(
-        "Iterator(gate, attempt, record, perform, compact_below=0)\n\n"
+        "Iterator(gate, attempt, record, perform)\n\n"
         "An endless asynchronous iterator.  Each step calls attempt(), if the gate lets it\n"
         "enter, and makes a record of the tuple that comes back, as `record` does; when the\n"
         "gate refuses or attempt() raises, the step becomes the coroutine perform()."),
@@ -175,26 +155,23 @@ static PyTypeObject Iterator_type = {
 static PyObject *
 module_record(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 3) {
-        PyErr_Format(PyExc_TypeError, "record() takes 3 arguments, not %zd", count);
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "record() takes 2 arguments, not %zd", count);
         return NULL;
     }
-    Py_ssize_t compact_below = PyNumber_AsSsize_t(args[2], PyExc_OverflowError);
-    if ((compact_below == -1 && PyErr_Occurred()) || !is_record(args[0]))
-        return NULL;
-    return make_record((PyTypeObject *)args[0], Py_NewRef(args[1]), compact_below);
+    return is_record(args[0]) ? make_record((PyTypeObject *)args[0], Py_NewRef(args[1])) : NULL;
 }
 
 static PyMethodDef module_methods[] = {
     {"record", (PyCFunction)(void (*)(void))module_record, METH_FASTCALL,
-     PyDoc_STR("record(kind, fields, compact_below) -> kind\n\n"
-               "A record with the fields of a tuple.  If the first is bytes shorter than compact_below,\n"
-               "it is copied: posix_ipc returns a short message in a buffer for the longest.")},
+     PyDoc_STR("record(kind, fields) -> kind\n\nA record with the fields of a tuple.")},
     {NULL, NULL, 0, NULL},
 };
 
-static const struct immediate_api api = {&Gate_type, gate_is_inherited, immediate_make,
-                                         immediate_traverse_line, immediate_clear_line};
+static const struct immediate_api api = {
+    &Gate_type, gate_is_inherited, immediate_make, immediate_traverse_line, immediate_empty_line, immediate_clear_line,
+    is_record, make_record,
+};
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,

@@ -4,7 +4,7 @@ from typing import Any, Generic, TypeVar, final
 _T = TypeVar("_T", bound=tuple[Any, ...])
 _T_co = TypeVar("_T_co", covariant=True, bound=tuple[Any, ...])
 
-def record(kind: type[_T], fields: tuple[Any, ...], compact_below: int, /) -> _T: ...
+def record(kind: type[_T], fields: tuple[Any, ...], /) -> _T: ...
 
 @final
 class Gate:
@@ -24,7 +24,6 @@ class Iterator(Generic[_T_co]):
         attempt: Callable[[], tuple[Any, ...]],
         record: type[_T_co],
         perform: Callable[[], Coroutine[Any, Any, _T_co]],
-        compact_below: int = 0,
     ) -> None: ...
     def __aiter__(self) -> Iterator[_T_co]: ...
     def __anext__(self) -> Coroutine[Any, Any, _T_co]: ...

@@ -17,6 +17,9 @@
 #include <Python.h>
 #include <stdbool.h>
 
+/* Such an operation keeps the GIL.  But from so many bytes on a copy takes longer than to get that back. */
+#define LONG_COPY (256 * 1024)
+
 typedef struct Gate Gate;
 
 /* What an owner has for its operations in one direction. */
@@ -47,7 +50,13 @@ struct immediate_api {
     PyObject *(*make)(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
                       PyObject *argument);
     int (*traverse_line)(struct immediate_line *line, visitproc visit, void *arg);
+    /* All but the gate, for tp_clear: whoever comes now must find out whose it is. */
+    void (*empty_line)(struct immediate_line *line);
     void (*clear_line)(struct immediate_line *line);
+    /* Whether a type can be that of records; false comes with an exception. */
+    bool (*is_record)(PyObject *type);
+    /* Do what record() does.  Steals fields. */
+    PyObject *(*make_record)(PyTypeObject *record, PyObject *fields);
 };
 
 /* Within the module. */
@@ -60,6 +69,7 @@ bool gate_is_inherited(const Gate *self);
 PyObject *immediate_make(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
                          PyObject *argument);
 int immediate_traverse_line(struct immediate_line *line, visitproc visit, void *arg);
+void immediate_empty_line(struct immediate_line *line);
 void immediate_clear_line(struct immediate_line *line);
 #endif
 

@@ -74,19 +74,20 @@ def mq_unlink(name: str) -> None:
         raise AccessError(number, "only its owner may remove this queue", name) from None
 
 
-def explain(error: Exception, name: str, *, busy: str, one_way: str) -> Error:
+def explain(error: OSError, name: str, *, closed: bool, busy: str, one_way: str) -> Error:
     """What an error of mq_send(3) or mq_receive(3) means.
 
+    :param closed: whether the handle is closed: by a signal handler, a moment ago
     :param busy: what the queue is if the call would have to wait
     :param one_way: what the handle is open for if the call was not allowed
     """
-    if isinstance(error, posix_ipc.BusyError):
-        return WouldBlock(f"message queue {name} is {busy}")
-    if isinstance(error, posix_ipc.PermissionsError):
-        return AccessError(errno.EBADF, f"the handle is open for {one_way}", name)
-    if isinstance(error, posix_ipc.ExistentialError):  # EBADF: closed a moment ago, by a signal handler
+    if closed:
         return ClosedError(f"message queue {name} is closed")
-    return from_errno(getattr(error, "errno", None) or 0, name)
+    if error.errno == errno.EAGAIN:
+        return WouldBlock(f"message queue {name} is {busy}")
+    if error.errno == errno.EBADF:
+        return AccessError(errno.EBADF, f"the handle is open for {one_way}", name)
+    return from_errno(error.errno or 0, name)
 
 
 def _size(argument: str, value: int | None, default: str, limit: str, fallback: int) -> int:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import posix_ipc
 
 from aioipc._arguments import check_range, message_bytes
-from aioipc._lifetime import Messages
-from aioipc._waiting._immediate import Iterator, record
+from aioipc._lifetime import Messages, until_closed
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import (
     MessageTooLongError,
     NotFoundError,
 )
+from aioipc.posix import _calls
 from aioipc.posix._mq import explain, mq_create, mq_is, mq_open, mq_unlink
 
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Coroutine
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
@@ -65,7 +66,7 @@ class MessageQueueStatistics(NamedTuple):
     """The process registered with mq_notify(3), 0 for none; None if the handle is not open for reading."""
 
 
-class MessageQueue(Messages[Message]):
+class MessageQueue(_calls.Queue, Messages[Message]):
     """A handle of a POSIX message queue.  Make one with `create` or `open`.
 
     It is an anyio object stream: messages can be sent and received by any number of
@@ -93,10 +94,9 @@ class MessageQueue(Messages[Message]):
         self._write = write
         self._removes = remove
         self._label = repr(self.name)
-        # posix_ipc returns each message in a buffer for the longest: not worth keeping for a short one.
-        self._compact_below = queue.max_message_size // 2 if queue.max_message_size > 1024 else 0
         self._identity = os.fstat(queue.mqd)
-        self._descriptor = self._handle = Descriptor(queue.mqd, f"message queue {self.name}")
+        self._descriptor = self._handle = descriptor = Descriptor(queue.mqd, f"message queue {self.name}")
+        super().__init__(queue.mqd, queue.max_message_size, Message, descriptor.writing.gate, descriptor.reading.gate)
 
     # Lifetime
 
@@ -161,6 +161,7 @@ class MessageQueue(Messages[Message]):
             try:
                 self._descriptor.close()
             finally:
+                self._mqd = -1
                 self._queue.close()
 
     def unlink(self) -> None:
@@ -175,31 +176,18 @@ class MessageQueue(Messages[Message]):
         if self._descriptor.closed:
             found = mq_is(self.name, self._identity, read=self._read, write=self._write)
         else:
-            found = os.fstat(self._queue.mqd).st_nlink > 0
+            found = os.fstat(self._mqd).st_nlink > 0
         if not found:
             raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name)
         mq_unlink(self.name)
 
     _remove_object = unlink
 
-    # Sending
+    # Sending: see also send() of the base
 
-    async def send(self, item: Buffer | Message, priority: int | None = None) -> None:
-        """Send a message, waiting while the queue is full: mq_send(3).
-
-        Cancelled, it has sent nothing.
-
-        :param item: a bytes-like object, or a `Message` as another queue delivered it
-        :param priority: 0 to 32767; by default 0, or that of the `Message`
-        :raises MessageTooLongError: if it has more than `max_message_size` bytes
-        :raises AccessError: if the handle was opened with `write=False`
-        :raises ClosedError: if the handle is closed, now or while it waits
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        :raises TypeError: if it is not bytes-like
-        :raises ValueError: if the priority is out of range
-        """
+    async def _send(self, item: Buffer | Message, priority: int | None = None) -> None:
         data, priority = self._outgoing(item, priority)
-        await self._descriptor.writing.perform(self._send, data, priority)
+        await self._descriptor.writing.perform(self._attempt_send, data, priority)
 
     def send_nowait(self, item: Buffer | Message, priority: int | None = None) -> None:
         """Send a message if that is possible at once.  Parameters and exceptions are those of `send`, and
@@ -207,7 +195,7 @@ class MessageQueue(Messages[Message]):
         :raises WouldBlock: if the queue is full, or tasks wait for room already
         """
         data, priority = self._outgoing(item, priority)
-        self._descriptor.writing.perform_nowait(self._send, data, priority)
+        self._descriptor.writing.perform_nowait(self._attempt_send, data, priority)
 
     def _outgoing(self, item: Buffer | Message, priority: int | None) -> tuple[bytes, int]:
         """Check what is to be sent."""
@@ -224,46 +212,34 @@ class MessageQueue(Messages[Message]):
             return data, 0
         return data, check_range("priority", priority, 0, posix_ipc.QUEUE_PRIORITY_MAX)
 
-    def _send(self, data: bytes, priority: int) -> None:
+    def _attempt_send(self, data: bytes, priority: int) -> None:
         try:
-            self._queue.send(data, None, priority)
-        except posix_ipc.SignalError:
-            self._send(data, priority)
-        except (posix_ipc.Error, OSError) as error:
-            raise explain(error, self.name, busy="full", one_way="receiving only: open it with write=True") from None
+            self._try_send(data, priority)
+        except OSError as error:
+            one_way = "receiving only: open it with write=True"
+            raise explain(error, self.name, closed=self._descriptor.closed, busy="full", one_way=one_way) from None
 
-    # Receiving
+    # Receiving: see also receive() of the base
 
-    async def receive(self) -> Message:
-        """Receive the oldest of the messages with the highest priority, waiting for one: mq_receive(3).
+    async def _receive(self) -> Message:
+        return await self._descriptor.reading.perform(self._attempt_receive)
 
-        Cancelled, it has taken nothing: the message is still in the queue.
-
-        :raises AccessError: if the handle was opened with `read=False`
-        :raises ClosedError: if the handle is closed, now or while it waits
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        return await self._descriptor.reading.perform(self._receive)
+    def _next(self) -> Coroutine[Any, Any, Message]:
+        return until_closed(self._receive)
 
     def receive_nowait(self) -> Message:
         """Receive a message if there is one.  Exceptions are those of `receive`, and
 
         :raises WouldBlock: if the queue is empty, or tasks wait for messages already
         """
-        return self._descriptor.reading.perform_nowait(self._receive)
+        return self._descriptor.reading.perform_nowait(self._attempt_receive)
 
-    def __aiter__(self) -> Iterator[Message]:  # type: ignore[override]
-        """Go over the messages as they arrive, until the handle is closed."""
-        gate = self._descriptor.reading.gate
-        return Iterator(gate, self._queue.receive, Message, self.__anext__, self._compact_below)
-
-    def _receive(self) -> Message:
+    def _attempt_receive(self) -> Message:
         try:
-            return record(Message, self._queue.receive(), self._compact_below)
-        except posix_ipc.SignalError:
-            return self._receive()
-        except (posix_ipc.Error, OSError) as error:
-            raise explain(error, self.name, busy="empty", one_way="sending only: open it with read=True") from None
+            return self._try_receive()
+        except OSError as error:
+            one_way = "sending only: open it with read=True"
+            raise explain(error, self.name, closed=self._descriptor.closed, busy="empty", one_way=one_way) from None
 
     # Looking
 
@@ -275,7 +251,7 @@ class MessageQueue(Messages[Message]):
         :raises ClosedError: if the handle is closed
         """
         self._descriptor.check()
-        return int(self._queue.mqd)
+        return self._mqd
 
     def statistics(self) -> MessageQueueStatistics:
         """What is in the queue, who waits, and what the kernel knows: mq_getattr(3), fstat(2), mq_overview(7).
@@ -283,11 +259,11 @@ class MessageQueue(Messages[Message]):
         :raises ClosedError: if the handle is closed
         """
         self._descriptor.check()
-        status = os.fstat(self._queue.mqd)
+        status = os.fstat(self._mqd)
         size = notify_pid = None
         if self._read:
             # "QSIZE:129  NOTIFY:2  SIGNO:0  NOTIFY_PID:8260"
-            text = os.pread(self._queue.mqd, 200, 0).decode("ascii")
+            text = os.pread(self._mqd, 200, 0).decode("ascii")
             fields = dict(field.split(":") for field in text.split())
             size, notify_pid = int(fields["QSIZE"]), int(fields["NOTIFY_PID"])
         return MessageQueueStatistics(

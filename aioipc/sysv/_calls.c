@@ -14,8 +14,8 @@
  * with their errno, and aioipc/sysv/_msg.py, _sem.py and shared_memory.py say what they mean.  A call that may block
  * releases the GIL; one that was told not to (IPC_NOWAIT) does so for large messages only.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../_message.h"
+
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
@@ -36,12 +36,9 @@ union semun {
     unsigned short *array;
 };
 
-/* Messages up to the default of kernel.msgmax pass through the stack. */
-#define SMALL 8192
-
 typedef struct {
     long type;
-    char data[SMALL];
+    char data[SMALL_MESSAGE];
 } SmallMessage;
 
 static PyObject *
@@ -111,7 +108,7 @@ calls_msgsnd(PyObject *Py_UNUSED(module), PyObject *args)
     PyBuffer_Release(&data);
 
     int result;
-    if ((flags & IPC_NOWAIT) && size <= SMALL)
+    if ((flags & IPC_NOWAIT) && size <= SMALL_MESSAGE)
         result = msgsnd(id, message, size, flags);
     else {
         Py_BEGIN_ALLOW_THREADS
@@ -149,7 +146,7 @@ calls_msgrcv(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
         return NULL;
 
     ssize_t received;
-    if ((flags & IPC_NOWAIT) && size <= SMALL)
+    if ((flags & IPC_NOWAIT) && size <= SMALL_MESSAGE)
         received = msgrcv((int)id, message, (size_t)size, type, (int)flags);
     else {
         Py_BEGIN_ALLOW_THREADS
@@ -159,19 +156,8 @@ calls_msgrcv(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
     PyObject *result = NULL;
     if (received < 0)
         failed();
-    else {
-        PyObject *data = PyBytes_FromStringAndSize(message->mtext, received);
-        PyObject *type_received = PyLong_FromLong(message->mtype);
-        if (data != NULL && type_received != NULL)
-            result = PyTuple_New(2);
-        if (result != NULL) {
-            PyTuple_SET_ITEM(result, 0, data);
-            PyTuple_SET_ITEM(result, 1, type_received);
-        } else {
-            Py_XDECREF(data);
-            Py_XDECREF(type_received);
-        }
-    }
+    else
+        result = message_fields(PyBytes_FromStringAndSize(message->mtext, received), message->mtype);
     release(message, &small);
     return result;
 }

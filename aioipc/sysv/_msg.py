@@ -89,7 +89,7 @@ class Receive(Call[Message]):
 
     def __call__(self) -> Message:
         try:
-            return record(Message, self.attempt(), 0)
+            return record(Message, self.attempt())
         except OSError as error:
             if error.errno == errno.ENOMSG:
                 raise WouldBlock(f"{self._name} has no such message") from None
@@ -107,7 +107,7 @@ class Receive(Call[Message]):
     def block(self) -> Message:
         try:
             flags = self._flags & ~_calls.MSG_NOERROR
-            return record(Message, _calls.msgrcv(self._id, 0, self._selector, flags), 0)
+            return record(Message, _calls.msgrcv(self._id, 0, self._selector, flags))
         except OSError as error:
             if error.errno == errno.E2BIG:
                 raise WouldBlock from None

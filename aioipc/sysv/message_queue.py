@@ -17,11 +17,10 @@ import sysv_ipc
 
 from aioipc import _limits
 from aioipc._arguments import check_integer, check_mode, check_range, message_bytes
-from aioipc._lifetime import Messages, create_or_find
+from aioipc._lifetime import Messages, create_or_find, until_closed
 from aioipc._waiting._immediate import Iterator
 from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
-    ClosedError,
     LimitError,
     MessageTooLongError,
 )
@@ -31,8 +30,8 @@ from aioipc.sysv._objects import WaitingObject
 from aioipc.sysv.keys import PRIVATE, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from typing import Self
+    from collections.abc import AsyncIterator, Coroutine
+    from typing import Any, Self
 
     from typing_extensions import Buffer
 
@@ -303,11 +302,8 @@ class MessageQueue(WaitingObject, Messages[Message]):
         """
         line = self._receiving(type, exclude, truncate)
 
-        async def step() -> Message:  # holds the handle: nobody else may do so
-            try:
-                return await self.receive(type, exclude=exclude, truncate=truncate)
-            except ClosedError:
-                raise StopAsyncIteration from None
+        def step() -> Coroutine[Any, Any, Message]:  # holds the handle: nobody else may do so
+            return until_closed(lambda: self.receive(type, exclude=exclude, truncate=truncate))
 
         return Iterator(line.gate, line.call.attempt, Message, step)
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import posix_ipc
 import pytest
-from conftest import NOBODY, as_nobody, in_child
+from conftest import NOBODY, as_nobody, in_child, in_own_namespace, running, until
 
 import aioipc
 from aioipc.posix import Message, MessageQueue
 
 SYSCTL = Path("/proc/sys/fs/mqueue")
-CLONE_NEWIPC = 0x08000000
 
 NewName = Callable[[], str]
 
@@ -104,6 +104,7 @@ def test_arguments_of_create(name: str, options: dict[str, object], error: type[
         (Message("text", 0), None, TypeError, "must be bytes-like, not str"),
         (Message(memoryview(bytes(24)).cast("Q"), 0), None, aioipc.MessageTooLongError, "message of 24 bytes"),
         (Message(b"", 32768), None, ValueError, "priority 32768"),
+        (tuple.__new__(Message, [b""]), None, IndexError, "out of range"),
         (b"x" * 17, 0, aioipc.MessageTooLongError, "message of 17 bytes; .* takes 16 at most"),
         (bytearray(17), 0, aioipc.MessageTooLongError, "message of 17 bytes"),
     ],
@@ -115,6 +116,37 @@ def test_arguments_of_send(name: str, item: object, priority: int, error: type[E
         with pytest.raises(error, match=words):
             queue.send(item, priority=priority).send(None)
         assert queue.statistics().messages == 0
+
+
+def test_the_forms_of_a_call_of_send(name: str) -> None:
+    item, priority = "".join(["it", "em"]), "".join(["prior", "ity"])  # other objects than those of a call
+    with MessageQueue.create(name, max_messages=4, max_message_size=16) as queue:
+        for awaitable in (
+            queue.send(b"x", 5),
+            queue.send(b"x", priority=5),
+            queue.send(item=b"x", priority=5),
+            queue.send(**{priority: 5, item: b"x"}),
+        ):
+            with pytest.raises(StopIteration):
+                awaitable.send(None)
+            assert queue.receive_nowait() == (b"x", 5)
+        for args, options in (
+            ((), {}),
+            ((), {"priority": 5}),
+            ((b"x", 5, 5), {}),
+            ((b"x",), {"item": b"x"}),
+            ((b"x", 5), {"priority": 5}),
+            ((b"x",), {"other": 5}),
+        ):
+            with pytest.raises(TypeError, match=r"send\(\) takes an item and"):
+                queue.send(*args, **options)
+
+
+def test_made_by_nobody() -> None:
+    queue = MessageQueue.__new__(MessageQueue)
+    for operation in (lambda: queue.send(b""), queue.receive, queue.__anext__):
+        with pytest.raises(RuntimeError, match="not made by create or open"):
+            operation()
 
 
 def test_too_long_has_errno(name: str) -> None:
@@ -239,23 +271,14 @@ def test_queues_max(new_name: NewName) -> None:
     """In an IPC namespace of its own, where queues_max can be lowered."""
 
     def fill() -> None:
-        if os.geteuid() != 0 or ctypes.CDLL(None).unshare(CLONE_NEWIPC) != 0:
-            raise NotImplementedError
-        (SYSCTL / "queues_max").write_text("2")
-        os.setresuid(NOBODY, NOBODY, NOBODY)
         with ExitStack() as stack:
             for _ in range(3):
                 stack.enter_context(MessageQueue.create(new_name(), max_messages=1, max_message_size=1))
 
-    try:
-        in_child(fill)
-    except NotImplementedError:
-        pytest.skip("it takes root to have an IPC namespace of one's own")
-    except aioipc.LimitError as error:
-        assert error.errno == errno.ENOSPC
-        assert "fs.mqueue.queues_max (2 now; raise it with `sysctl -w" in error.strerror
-    else:
-        pytest.fail("three queues where two are allowed")
+    with pytest.raises(aioipc.LimitError) as caught:
+        in_own_namespace(fill, queues_max="2")
+    assert caught.value.errno == errno.ENOSPC
+    assert "fs.mqueue.queues_max (2 now; raise it with `sysctl -w" in caught.value.strerror
 
 
 def test_a_mode_that_forbids_even_the_owner(name: str) -> None:
@@ -271,41 +294,43 @@ def test_a_mode_that_forbids_even_the_owner(name: str) -> None:
 
 
 def test_memory_of_the_kernel_runs_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What posix_ipc passes on with an errno keeps it; what it does not foresee is not hidden."""
+    """An error has its errno; one that is not foreseen is not hidden."""
 
-    class Failing:
-        def send(self, *args: object) -> None:
-            raise OSError(number, os.strerror(number))
-
-        def receive(self) -> None:
-            raise OSError(number, os.strerror(number))
+    def fail(*args: object) -> None:
+        raise OSError(number, os.strerror(number))
 
     with MessageQueue.create(name, max_messages=1, max_message_size=1) as queue:
+        monkeypatch.setattr(queue, "_try_send", fail)
+        monkeypatch.setattr(queue, "_try_receive", fail)
         for number, kind in ((errno.ENOMEM, aioipc.LimitError), (errno.EIO, aioipc.KernelError)):
-            with monkeypatch.context() as patch:
-                patch.setattr(queue, "_queue", Failing())
-                for call in (lambda: queue.send_nowait(b""), queue.receive_nowait):
-                    with pytest.raises(kind) as caught:
-                        call()
-                    assert caught.value.errno == number
+            for call in (lambda: queue.send_nowait(b""), queue.receive_nowait):
+                with pytest.raises(kind) as caught:
+                    call()
+                assert caught.value.errno == number
 
 
-def test_an_interrupted_call_is_repeated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Interrupted:
-        def __init__(self, queue: posix_ipc.MessageQueue) -> None:
-            self.calls = 0
-            self.queue = queue
+INTERRUPTED = """
+import os, signal, sys
+from aioipc.posix import MessageQueue
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+with MessageQueue.open(sys.argv[1]) as queue:
+    os.set_blocking(queue.fileno(), True)  # otherwise no signal finds the call under way
+    print("ready", flush=True)
+    print(queue.receive_nowait().data)
+"""
 
-        def __getattr__(self, method: str) -> Callable[..., object]:
-            def call(*args: object) -> object:
-                self.calls += 1
-                if self.calls % 2:
-                    raise posix_ipc.SignalError("interrupted")
-                return getattr(self.queue, method)(*args)
 
-            return call
+@pytest.mark.asyncio
+async def test_an_interrupted_call_is_repeated(name: str) -> None:
+    def status(field: str) -> str:
+        lines = Path(f"/proc/{peer.pid}/status").read_text().splitlines()
+        return next(line.split()[1] for line in lines if line.startswith(field))
 
-    with MessageQueue.create(name, max_messages=1, max_message_size=1) as queue, monkeypatch.context() as patch:
-        patch.setattr(queue, "_queue", Interrupted(queue._queue))
-        queue.send_nowait(b"x")
-        assert queue.receive_nowait() == (b"x", 0)
+    with MessageQueue.create(name, max_messages=1, max_message_size=1) as queue:
+        with running(sys.executable, "-c", INTERRUPTED, name, stdout=subprocess.PIPE, text=True) as peer:
+            assert peer.stdout.readline() == "ready\n"
+            await until(lambda: status("State:") == "S")
+            peer.send_signal(signal.SIGUSR1)
+            await until(lambda: int(status("ShdPnd:"), 16) == 0)
+            queue.send_nowait(b"x")
+            assert peer.stdout.read() == "handled\nb'x'\n"

@@ -153,7 +153,7 @@ async def test_a_task_is_not_woken_for_a_message_that_the_one_before_took(name: 
             attempts += 1
             return receive()
 
-        receive, queue._receive = queue._receive, counted  # type: ignore[method-assign]
+        receive, queue._try_receive = queue._try_receive, counted  # type: ignore[method-assign]
         tasks = [group.create_task(queue.receive()) for _ in range(10)]
         await passes()
         assert attempts == 1  # the others joined the line without a try
