@@ -1,5 +1,4 @@
 /* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c), what it
-/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c), what it
  * lends (loan.c) and for how long (block.c), a look from outside (peeking.c), and the module (module.c). */
 #ifndef AIOIPC_RING_BINDING_H
 #define AIOIPC_RING_BINDING_H
