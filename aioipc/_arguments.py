@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -41,6 +42,19 @@ def check_range(argument: str, value: SupportsIndex, lowest: int, highest: int) 
     if not lowest <= number <= highest:
         raise ValueError(f"{argument} {number} must be {lowest:,} to {highest:,}")
     return number
+
+
+def check_seconds(argument: str, value: float) -> float:
+    """Return a duration.
+
+    :raises TypeError: if it is not a number
+    :raises ValueError: if it is negative, infinite or not a number (NaN)
+    """
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a number of seconds, not {type(value).__name__}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{argument} {value} must be a number of seconds, 0 or more")
+    return value
 
 
 def message_bytes(item: Buffer) -> bytes:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -20,8 +20,7 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
-from aioipc._ring._blocks import AsyncBlock, Block
-from aioipc._waiting.readiness import Doorbells
+from aioipc._waiting.readiness import Direction, Doorbells
 from aioipc.errors import (
     BrokenError,
     ClosedError,
@@ -148,9 +147,10 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def create(
         cls, name: str, *, capacity: int = 2**20, mode: int = 0o600, exist_ok: bool = False, persist: bool = False
     ) -> Self:
-        """Create a channel and open it.
+        """Create a channel and open it: as shm_open(3) with O_CREAT, and mkfifo(3) for its doorbells.
 
-        It gets its name when it is complete.  Its memory is reserved now.
+        It gets its name when it is complete.  All of its memory is reserved now, which takes about a third of a
+        second for each GiB.
 
         Leaving the `with` block removes the channel from the system again, also one that
         was taken over, unless `persist` is true.  Programs that have it open go on using it until they close it.
@@ -173,7 +173,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     @classmethod
     def open(cls, name: str) -> Self:
-        """Open a channel that exists, whoever made it.
+        """Open a channel that exists, whoever made it: as shm_open(3), and mmap(2).
 
         :param name: a slash and 1 to 255 bytes without another slash
         :raises NotFoundError: if there is none of that name
@@ -185,7 +185,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         return cls(name, _files.find_files(name), remove=False)
 
     def close(self) -> None:
-        """Close the handle.
+        """Close the handle: munmap(2), and close(2) of its doorbells.
 
         Tasks that wait get `ClosedError`, every `async for` ends; what is reserved is given up, and what is
         borrowed goes back.  The channel stays in the system, with its messages: leaving the `with` block removes it,
@@ -199,9 +199,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 self._leave()
 
     def unlink(self) -> None:
-        """Remove the channel from the system.  Works on a closed handle too.
+        """Remove the channel from the system: shm_unlink(3), and unlink(2) of its doorbells.
 
-        Its name is free at once; those that have it open, this handle as well, go on.  A
+        Works on a closed handle too.  Its name is free at once; those that have it open, this handle as well, go on.  A
         channel that somebody else has made under the name in the meantime is left alone.
 
         :raises NotFoundError: if this channel is not to be found under its name any more
@@ -211,7 +211,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     _remove_object = unlink
 
-    # Sending: see also send() of the base
+    # Sending: see also send() and reserve() of the base
 
     async def _send(self, item: Buffer) -> None:
         await self._sending.perform(self._attempt, self._try_send, _plain(item), True)
@@ -231,6 +231,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
         Cancelled, it has sent none of them.  Exceptions are those of `send`, and
 
+        :param items: bytes-like objects; their bytes must not change until this returns
         :raises MessageTooLongError: if together they take more room than there is
         """
         await self._sending.perform(self._attempt, self._try_send_many, [_plain(item) for item in items], True)
@@ -241,34 +242,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises WouldBlock: if there is not, or tasks wait for room already
         """
         self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
-
-    def reserve(self, nbytes: int) -> AsyncBlock:
-        """A block, for `async with`, in which a message of this size is written in place.
-
-        Entering it waits for room, and gives a memoryview of unsigned bytes, of whatever value.  The message is
-        published when the block ends well; if it raises, or the process dies, nobody ever sees it.  Until then it takes
-        up room, but messages that were sent later arrive.
-
-        Nothing that was made of the view, such as an array, may be left at the end of the block.
-
-        :param nbytes: how many bytes the message will have
-        :raises BufferError: at the end, if something else could still write to the message; it is not sent then
-        :raises MessageTooLongError: if it is more than `max_message_size`; this and the others on entering
-        :raises BrokenError: if the channel has been ended
-        :raises ClosedError: if the handle is closed, then or before the block has ended
-        :raises CorruptError: if what is in the shared memory can't be right
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return AsyncBlock(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
-
-    def reserve_nowait(self, nbytes: int) -> Block:
-        """A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering
-
-        :raises WouldBlock: if there is no room, or tasks wait for it already
-        """
-        size = check_range("nbytes", nbytes, 0, sys.maxsize)
-        return Block(self._sending, lambda waiting: self._attempt(self._try_reserve, size, waiting))
 
     async def end(self) -> None:
         """Send no more messages, here and everywhere: receivers get what there is, and then `EndOfStream`.
@@ -282,17 +255,17 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         await self._sending.perform(self._attempt, self._try_end, True)
 
     def end_nowait(self) -> None:
-        """Do so at once.  Exceptions are those of `end`, and
+        """Do what `end` does, at once.  Exceptions are those of `end`, and
 
         :raises WouldBlock: if another process is just about to send, or tasks wait for room
         """
         self._sending.perform_nowait(self._attempt, self._try_end, False)
 
     async def send_eof(self) -> None:
-        """Do what `end` does."""
+        """Do what `end` does: the name that anyio has for it."""
         await self.end()
 
-    # Receiving: see also receive() of the base
+    # Receiving: see also receive() and borrow() of the base
 
     async def _receive(self) -> bytes:
         return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
@@ -313,9 +286,10 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     async def receive_many(self, max_messages: int) -> list[bytes]:
         """Receive the next messages, as many as there are, waiting for the first.
 
-        Cancelled, it has taken none.  Exceptions are those of `receive`.
+        Cancelled, it has taken none.  Exceptions are those of `receive`, and
 
         :param max_messages: how many to receive at most
+        :raises ValueError: if that is less than 1
         """
         count = check_range("max_messages", max_messages, 1, sys.maxsize)
         return await self._receiving.perform(self._attempt_receiving, self._try_receive_many, count, True)
@@ -327,31 +301,6 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """
         count = check_range("max_messages", max_messages, 1, sys.maxsize)
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive_many, count, False)
-
-    def borrow(self) -> AsyncBlock:
-        """A block, for `async with`, in which the next message is read in place.
-
-        Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends
-        well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the
-        messages after it meanwhile.
-
-        Nothing that was made of the view, such as an array, may be left at the end of the block.
-
-        :raises BufferError: at the end, if something of that kind is left; the message goes back, and what is left
-            may come to show others
-        :raises EndOfStream: if the channel has been ended, and all has been consumed; this and the rest on entering
-        :raises ClosedError: if the handle is closed, then or before the block has ended
-        :raises CorruptError: if what is in the shared memory can't be right
-        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
-        """
-        return AsyncBlock(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
-
-    def borrow_nowait(self) -> Block:
-        """A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering
-
-        :raises WouldBlock: if there is no message, or tasks wait for one already
-        """
-        return Block(self._receiving, lambda waiting: self._attempt_receiving(self._try_borrow, waiting))
 
     # Looking
 
@@ -382,6 +331,34 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         )
 
     # Within
+
+    async def _enter(self, block: _binding.AsyncBlock, is_written: bool) -> memoryview:
+        line, attempt = self._way_in(is_written)
+        with self._entering(block):
+            return await line.perform(attempt, self._try_enter, block, True)
+
+    def _enter_nowait(self, block: _binding.Block, is_written: bool) -> memoryview:
+        line, attempt = self._way_in(is_written)
+        with self._entering(block):
+            return line.perform_nowait(attempt, self._try_enter, block, False)
+
+    def _way_in(self, is_written: bool) -> tuple[Direction, Callable[..., memoryview]]:
+        return (self._sending, self._attempt) if is_written else (self._receiving, self._attempt_receiving)
+
+    @contextmanager
+    def _entering(self, block: _binding.AsyncBlock | _binding.Block) -> Iterator[None]:
+        self._begin(block)
+        try:
+            yield
+        except BaseException:
+            self._give_up(block)
+            raise
+
+    def _check(self) -> None:
+        self._handle.check()
+
+    def _check_size(self, nbytes: int) -> int:
+        return check_range("nbytes", nbytes, 0, sys.maxsize)
 
     def _attempt_receiving(self, attempt: Callable[..., int | _T], *args: object) -> _T:
         try:

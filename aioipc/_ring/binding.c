@@ -1,8 +1,8 @@
 /* Ring: a peer of a ring of messages, for Python.
  *
- * The operations that need not wait are done here, whole: send, receive and __anext__ make an Immediate
- * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Ring, in
- * Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
+ * The operations that need not wait are done here, whole: send, receive, __anext__ and __aenter__ of a block make an
+ * Immediate (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Ring,
+ * in Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
  *
  * try_... with waiting=True that returns FULL, EMPTY or BUSY has armed the doorbell: the caller
  * may sleep until that is heard.
@@ -10,13 +10,9 @@
 #include "binding.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <structmember.h>
-#include <sys/inotify.h>
 #include <unistd.h>
 
-const struct immediate_api *immediate;
-PyObject *str_send, *str_receive, *str_next;
 static Ring *rings;     /* all that have joined */
 
 bool
@@ -51,8 +47,7 @@ forget(Ring *self)
         self->next->previous = self->previous;
 }
 
-/* The locks by which others know that we live must not live on in a child. */
-static void
+void
 close_in_child(void)
 {
     for (; rings != NULL; rings = rings->next) {
@@ -332,16 +327,22 @@ static PyMethodDef Ring_methods[] = {
          ":raises ClosedError: if the handle is closed, now or while it waits\n"
          ":raises CorruptError: if what is in the shared memory can't be right\n"
          ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork")},
+    {"reserve", (PyCFunction)(void (*)(void))Ring_reserve, METH_FASTCALL | METH_KEYWORDS, Ring_reserve_doc},
+    {"reserve_nowait", (PyCFunction)(void (*)(void))Ring_reserve_nowait, METH_FASTCALL | METH_KEYWORDS,
+     Ring_reserve_nowait_doc},
+    {"borrow", (PyCFunction)Ring_borrow, METH_NOARGS, Ring_borrow_doc},
+    {"borrow_nowait", (PyCFunction)Ring_borrow_nowait, METH_NOARGS, Ring_borrow_nowait_doc},
     {"_join", (PyCFunction)Ring_join, METH_VARARGS,
      PyDoc_STR("_join(file, messages, locks, room) -> int\n\nBecome a peer; if that succeeds, this keeps the last three.")},
     {"_leave", (PyCFunction)Ring_leave, METH_NOARGS, PyDoc_STR("_leave() -> None\n\nCease to be one.")},
     {"_try_send", (PyCFunction)Ring_try_send, METH_VARARGS, NULL},
     {"_try_send_many", (PyCFunction)Ring_try_send_many, METH_VARARGS, NULL},
-    {"_try_reserve", (PyCFunction)Ring_try_reserve, METH_VARARGS, NULL},
     {"_try_end", (PyCFunction)Ring_try_end, METH_VARARGS, NULL},
     {"_try_receive", (PyCFunction)Ring_try_receive, METH_VARARGS, NULL},
     {"_try_receive_many", (PyCFunction)Ring_try_receive_many, METH_VARARGS, NULL},
-    {"_try_borrow", (PyCFunction)Ring_try_borrow, METH_VARARGS, NULL},
+    {"_begin", (PyCFunction)Ring_begin, METH_VARARGS, PyDoc_STR("_begin(block) -> None\n\nA task is about to enter it.")},
+    {"_try_enter", (PyCFunction)Ring_try_enter, METH_VARARGS, NULL},
+    {"_give_up", (PyCFunction)Ring_give_up, METH_VARARGS, PyDoc_STR("_give_up(block) -> None\n\nIt does not enter it.")},
     {"_reap", (PyCFunction)Ring_reap, METH_NOARGS, PyDoc_STR("_reap() -> None\n\nClean up after dead peers.")},
     {"_listen", (PyCFunction)Ring_listen, METH_VARARGS,
      PyDoc_STR("_listen(bell) -> int\n\nAn epoll descriptor that can be read when the bell, MESSAGES or ROOM, has rung.")},
@@ -356,7 +357,7 @@ static PyAsyncMethods Ring_async = {
     .am_anext = (unaryfunc)Ring_anext,
 };
 
-static PyTypeObject Ring_type = {
+PyTypeObject Ring_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "aioipc._ring._binding.Ring",
     .tp_doc = PyDoc_STR("Ring(sending, receiving)\n\nA peer of a ring of messages; the base of Channel."),
@@ -372,145 +373,3 @@ static PyTypeObject Ring_type = {
     .tp_getset = Ring_getset,
     .tp_members = Ring_members,
 };
-
-/* The module ------------------------------------------------------------------ */
-
-static PyObject *
-module_file_size(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    unsigned long long capacity;
-    if (!PyArg_ParseTuple(args, "K:file_size", &capacity))
-        return NULL;
-    return PyLong_FromUnsignedLongLong(ring_file_size(capacity));
-}
-
-static PyObject *
-module_longest(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    unsigned long long capacity;
-    if (!PyArg_ParseTuple(args, "K:longest", &capacity))
-        return NULL;
-    return PyLong_FromUnsignedLongLong(ring_longest(capacity));
-}
-
-static PyObject *
-module_make_ring(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int file;
-    unsigned long long capacity, id;
-    if (!PyArg_ParseTuple(args, "iKK:make_ring", &file, &capacity, &id))
-        return NULL;
-    return result_of(ring_format(file, capacity, id));
-}
-
-static PyObject *
-module_identify(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int file;
-    struct ring_header header;
-    if (!PyArg_ParseTuple(args, "i:identify", &file))
-        return NULL;
-    enum ring_result result = ring_identify(file, &header);
-    if (result == RING_SYSTEM)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(iKI)", result, (unsigned long long)header.id, header.version);
-}
-
-/* Linux tells who watches a file that somebody closed it: also the kernel, for the dead. */
-static PyObject *
-module_watch_closes(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    int descriptor = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-    return descriptor < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(descriptor);
-}
-
-static PyObject *
-module_add_watch(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int watch, descriptor;
-    char path[64];
-    if (!PyArg_ParseTuple(args, "ii:add_watch", &watch, &descriptor))
-        return NULL;
-    PyOS_snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
-    int number = inotify_add_watch(watch, path, IN_CLOSE_WRITE);
-    return number < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(number);
-}
-
-static PyObject *
-module_remove_watch(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    int watch, number;
-    if (!PyArg_ParseTuple(args, "ii:remove_watch", &watch, &number))
-        return NULL;
-    inotify_rm_watch(watch, number);    /* fails if the file is gone, and its watch with it */
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef module_methods[] = {
-    {"file_size", module_file_size, METH_VARARGS, PyDoc_STR("file_size(capacity) -> int")},
-    {"longest", module_longest, METH_VARARGS, PyDoc_STR("longest(capacity) -> int")},
-    {"make_ring", module_make_ring, METH_VARARGS, PyDoc_STR("make_ring(file, capacity, bell_id) -> int")},
-    {"identify", module_identify, METH_VARARGS,
-     PyDoc_STR("identify(file) -> (int, int, int)\n\nWhether it is a ring's, its id and its version.")},
-    {"peek", module_peek, METH_VARARGS,
-     PyDoc_STR("peek(file) -> (result, id, capacity, messages, bytes, sent, senders, receivers, pids, dead, ended)\n\n"
-               "What can be seen of a ring without becoming a peer of it.")},
-    {"watch_closes", module_watch_closes, METH_NOARGS, PyDoc_STR("watch_closes() -> int\n\ninotify_init1(2).")},
-    {"add_watch", module_add_watch, METH_VARARGS,
-     PyDoc_STR("add_watch(watch, descriptor) -> int\n\ninotify_add_watch(2) for closing a file open for writing.")},
-    {"remove_watch", module_remove_watch, METH_VARARGS,
-     PyDoc_STR("remove_watch(watch, number) -> None\n\ninotify_rm_watch(2).")},
-    {NULL},
-};
-
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "aioipc._ring._binding",
-    .m_doc = PyDoc_STR("Peers of a ring of messages in shared memory."),
-    .m_size = -1,
-    .m_methods = module_methods,
-};
-
-static const struct {
-    const char *name;
-    int value;
-} numbers[] = {
-    {"OK", RING_OK}, {"FULL", RING_FULL}, {"EMPTY", RING_EMPTY}, {"BUSY", RING_BUSY}, {"ENDED", RING_ENDED},
-    {"TOO_LONG", RING_TOO_LONG}, {"CORRUPT", RING_CORRUPT}, {"NO_SLOT", RING_NO_SLOT}, {"SHORT", RING_SHORT},
-    {"FOREIGN", RING_FOREIGN}, {"OTHER_VERSION", RING_OTHER_VERSION}, {"OTHER_ABI", RING_OTHER_ABI},
-    {"MESSAGES", RING_MESSAGES}, {"ROOM", RING_ROOM},
-};
-
-PyMODINIT_FUNC
-PyInit__binding(void)
-{
-    immediate = PyCapsule_Import(IMMEDIATE_CAPSULE, 0);
-    if (immediate == NULL || PyType_Ready(&Loan_type) < 0 || PyType_Ready(&Ring_type) < 0)
-        return NULL;
-    if ((str_send = PyUnicode_InternFromString("_send")) == NULL
-        || (str_receive = PyUnicode_InternFromString("_receive")) == NULL
-        || (str_next = PyUnicode_InternFromString("_next")) == NULL)
-        return NULL;
-    PyObject *self = PyModule_Create(&module);
-    if (self == NULL)
-        return NULL;
-    if (PyModule_AddType(self, &Ring_type) < 0 || PyModule_AddType(self, &Loan_type) < 0
-        || PyModule_AddIntConstant(self, "PEERS", RING_PEERS) < 0
-        || PyModule_AddIntConstant(self, "CAPACITY_MAX", (long)RING_CAPACITY_MAX) < 0
-        || PyModule_AddIntConstant(self, "CAPACITY_MIN", RING_CAPACITY_MIN) < 0)
-        goto failed;
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (PyModule_AddIntConstant(self, numbers[i].name, numbers[i].value) < 0)
-            goto failed;
-    int error = pthread_atfork(NULL, NULL, close_in_child);
-    if (error != 0) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-        goto failed;
-    }
-    return self;
-
-failed:
-    Py_DECREF(self);
-    return NULL;
-}

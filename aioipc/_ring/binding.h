@@ -1,5 +1,6 @@
-/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c),
- * what it lends (loan.c), and a look from outside (peeking.c). */
+/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c), what it
+/* What the files of the binding share: the peer (binding.c), what it does (sending.c, receiving.c), what it
+ * lends (loan.c) and for how long (block.c), a look from outside (peeking.c), and the module (module.c). */
 #ifndef AIOIPC_RING_BINDING_H
 #define AIOIPC_RING_BINDING_H
 
@@ -35,9 +36,11 @@ typedef struct Ring {
     struct Ring *next, *previous;   /* all that have joined */
 } Ring;
 
-extern PyTypeObject Loan_type;
+extern PyTypeObject Ring_type, Loan_type, AsyncBlock_type, Block_type;
 extern const struct immediate_api *immediate;
-extern PyObject *str_send, *str_receive, *str_next;     /* the methods of the slow path */
+extern PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait;  /* the methods of the slow path */
+extern PyObject *str_check, *str_check_size;        /* those that say what is wrong */
+extern PyObject *memoryview_release;
 
 /* Whether it has joined, is not closed and not inherited: its slot and descriptors are its own. */
 bool is_open(const Ring *self);
@@ -45,10 +48,20 @@ bool is_open(const Ring *self);
 /* Whether the ring is this process's, and not that of the parent from which it was forked. */
 bool is_own(const Ring *self);
 
+/* In a child of a fork: the locks by which others know that the parent lives must not live on there. */
+void close_in_child(void);
+
 /* Something that was lent is back. */
 void take_back(Ring *self);
 
-PyObject *new_loan(Ring *ring, const struct ring_loan *loan, bool is_written);
+/* A loan of a message that was just reserved or borrowed; for want of memory, that is undone. */
+Loan *new_loan(Ring *ring, const struct ring_loan *message, bool is_written);
+
+/* Publish what was written, or consume what was read.  False if the ring has been closed, or with an exception. */
+bool end_loan(Loan *self);
+
+/* Give up what was written, or give back what was read, unless it has ended. */
+void undo_loan(Loan *self);
 
 /* The ring is closed: end those blocks. */
 void recall_loans(Ring *ring);
@@ -58,6 +71,10 @@ typedef enum ring_result (*operation)(Ring *self, void *request);
 
 /* Try, and if the caller is to wait after that, once more with the doorbell armed.  RING_BUSY also if it is not open. */
 enum ring_result attempt(Ring *self, operation operation, void *request, bool waiting, enum ring_bell bell);
+
+/* Operations with a struct ring_loan: make room for a message of its size, and find the next message. */
+enum ring_result reserve(Ring *self, void *message);
+enum ring_result borrow(Ring *self, void *message);
 
 /* An operation of this kind, for Python to await. */
 PyObject *make_immediate(const struct immediate_kind *kind, Ring *self, struct immediate_line *line,
@@ -73,13 +90,19 @@ void copy_message(Ring *self, char *to, const char *from, size_t size);
 PyObject *Ring_send(Ring *self, PyObject *item);
 PyObject *Ring_try_send(Ring *self, PyObject *args);
 PyObject *Ring_try_send_many(Ring *self, PyObject *args);
-PyObject *Ring_try_reserve(Ring *self, PyObject *args);
 PyObject *Ring_try_end(Ring *self, PyObject *args);
 PyObject *Ring_receive(Ring *self, PyObject *ignored);
 PyObject *Ring_anext(Ring *self);
 PyObject *Ring_try_receive(Ring *self, PyObject *args);
 PyObject *Ring_try_receive_many(Ring *self, PyObject *args);
-PyObject *Ring_try_borrow(Ring *self, PyObject *args);
+extern const char Ring_reserve_doc[], Ring_reserve_nowait_doc[], Ring_borrow_doc[], Ring_borrow_nowait_doc[];
+PyObject *Ring_reserve(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *Ring_reserve_nowait(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *Ring_borrow(Ring *self, PyObject *ignored);
+PyObject *Ring_borrow_nowait(Ring *self, PyObject *ignored);
+PyObject *Ring_begin(Ring *self, PyObject *args);
+PyObject *Ring_try_enter(Ring *self, PyObject *args);
+PyObject *Ring_give_up(Ring *self, PyObject *args);
 
 /* A function of the module. */
 PyObject *module_peek(PyObject *module, PyObject *args);

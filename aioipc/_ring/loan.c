@@ -3,8 +3,8 @@
  * Invariants
  *   1. The memory can be reached through a buffer only, and a buffer keeps the Loan, and so the Ring, alive.
  *   2. The block ends well only when no buffer is out: nobody can write to a message that was published, or look at one that
- *      was consumed and find another.  (ring_keep would allow to look, but not for long: the ring goes no further than a
- *      message that is kept, and a process that keeps one while it waits for the next stops them all.)
+ *      was consumed and find another.  (The ring could leave such a message where it is, but goes no further then: a
+ *      process that still looks at one while it waits for the next would stop them all.)
  *   3. What was written and given up makes room for others only when no buffer is out.  What was read and given back is
  *      there for others at once; who still has a buffer sees whatever comes there.
  */
@@ -12,7 +12,7 @@
 
 enum loan_state {
     OPEN,       /* in its block */
-    LEAVING,    /* the block has ended; GONE when the last buffer is back */
+    LEAVING,    /* the block has ended; DONE when the last buffer is back */
     DONE,       /* not ours any more */
 };
 
@@ -26,14 +26,26 @@ struct Loan {
     bool is_written;
 };
 
-PyObject *
-new_loan(Ring *ring, const struct ring_loan *loan, bool is_written)
+/* The ring's part of undoing a loan. */
+static void
+undo_message(Ring *ring, const struct ring_loan *message, bool is_written)
+{
+    if (is_written)
+        ring_abort(&ring->ring, message);
+    else
+        ring_return(&ring->ring, message);
+}
+
+Loan *
+new_loan(Ring *ring, const struct ring_loan *message, bool is_written)
 {
     Loan *self = PyObject_GC_New(Loan, &Loan_type);
-    if (self == NULL)
+    if (self == NULL) {
+        undo_message(ring, message, is_written);
         return NULL;
+    }
     self->ring = (Ring *)Py_NewRef((PyObject *)ring);
-    self->loan = *loan;
+    self->loan = *message;
     self->views = 0;
     self->state = OPEN;
     self->is_written = is_written;
@@ -44,7 +56,7 @@ new_loan(Ring *ring, const struct ring_loan *loan, bool is_written)
     ring->loans = self;
     ring->lent++;
     PyObject_GC_Track(self);
-    return (PyObject *)self;
+    return self;
 }
 
 static void
@@ -58,33 +70,24 @@ unlink_loan(Loan *self)
         self->next->previous = self->previous;
 }
 
-/* Give up what was written: GONE now or, while somebody could still write to it, later. */
 static void
-give_up(Loan *self)
+give_back(Loan *self)
 {
-    if (self->views > 0) {
-        self->state = LEAVING;
-        return;
-    }
     self->state = DONE;
     if (is_own(self->ring))
-        ring_abort(&self->ring->ring, &self->loan);
+        undo_message(self->ring, &self->loan, self->is_written);
     take_back(self->ring);
 }
 
-/* The block has not ended well: as if it had never begun. */
+/* The block has not ended well: as if it had never begun, but while somebody could still write to it, later. */
 static void
 undo(Loan *self)
 {
     unlink_loan(self);
-    if (self->is_written)
-        give_up(self);
-    else {
-        self->state = DONE;
-        if (is_own(self->ring))
-            ring_return(&self->ring->ring, &self->loan);
-        take_back(self->ring);
-    }
+    if (self->is_written && self->views > 0)
+        self->state = LEAVING;
+    else
+        give_back(self);
 }
 
 void
@@ -106,8 +109,7 @@ static void
 Loan_dealloc(Loan *self)
 {
     PyObject_GC_UnTrack(self);
-    if (self->state == OPEN)
-        undo(self);
+    undo_loan(self);
     Py_DECREF(self->ring);
     PyObject_GC_Del(self);
 }
@@ -131,19 +133,19 @@ Loan_releasebuffer(Loan *self, Py_buffer *Py_UNUSED(view))
 {
     self->views--;
     if (self->views == 0 && self->state == LEAVING)
-        give_up(self);
+        give_back(self);
 }
 
-static PyObject *
-Loan_end(Loan *self, PyObject *Py_UNUSED(ignored))
+bool
+end_loan(Loan *self)
 {
     if (self->state != OPEN || !is_open(self->ring))
-        Py_RETURN_FALSE;
+        return false;
     if (self->views > 0) {
         PyErr_Format(PyExc_BufferError,
                      "something that was made of the view, such as an array, is still there: delete it before the block "
                      "ends; the message %s", self->is_written ? "was not sent" : "goes back, and is delivered again");
-        return NULL;
+        return false;
     }
     unlink_loan(self);
     self->state = DONE;
@@ -152,28 +154,19 @@ Loan_end(Loan *self, PyObject *Py_UNUSED(ignored))
     else
         ring_finish(&self->ring->ring, &self->loan);
     take_back(self->ring);
-    Py_RETURN_TRUE;
+    return true;
 }
 
-static PyObject *
-Loan_undo(Loan *self, PyObject *Py_UNUSED(ignored))
+void
+undo_loan(Loan *self)
 {
     if (self->state == OPEN)
         undo(self);
-    Py_RETURN_NONE;
 }
 
 static PyBufferProcs Loan_buffer = {
     .bf_getbuffer = (getbufferproc)Loan_getbuffer,
     .bf_releasebuffer = (releasebufferproc)Loan_releasebuffer,
-};
-
-static PyMethodDef Loan_methods[] = {
-    {"end", (PyCFunction)Loan_end, METH_NOARGS,
-     PyDoc_STR("end() -> bool\n\nPublish what was written, or consume what was read.  False if the ring has been closed.")},
-    {"undo", (PyCFunction)Loan_undo, METH_NOARGS,
-     PyDoc_STR("undo() -> None\n\nGive up what was written, or give back what was read.")},
-    {NULL, NULL, 0, NULL},
 };
 
 PyTypeObject Loan_type = {
@@ -185,5 +178,4 @@ PyTypeObject Loan_type = {
     .tp_dealloc = (destructor)Loan_dealloc,
     .tp_traverse = (traverseproc)Loan_traverse,
     .tp_as_buffer = &Loan_buffer,
-    .tp_methods = Loan_methods,
 };

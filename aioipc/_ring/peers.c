@@ -102,8 +102,7 @@ undo(struct ring *ring, uint32_t slot)
         if (ring_owner(state) == slot && ring_kind(state) == RING_BORROWED) {
             atomic_store_explicit(&record->state, ring_state(ring, position, RING_READY), memory_order_release);
             ring_rewind(ring, position);
-        } else if (ring_owner(state) == slot
-                   && (ring_kind(state) == RING_RESERVED || ring_kind(state) == RING_KEPT))
+        } else if (ring_owner(state) == slot && ring_kind(state) == RING_RESERVED)
             atomic_store_explicit(&record->state, ring_state(ring, position, RING_GONE), memory_order_release);
         position += ring_length(size);
     }

@@ -188,7 +188,7 @@ Ring_try_receive_many(Ring *self, PyObject *args)
     return result_of(result);
 }
 
-static enum ring_result
+enum ring_result
 borrow(Ring *self, void *loan)
 {
     struct ring *ring = &self->ring;
@@ -200,20 +200,4 @@ borrow(Ring *self, void *loan)
         ring_borrow(ring, loan);
     ring_unlock_receive(ring);
     return result;
-}
-
-PyObject *
-Ring_try_borrow(Ring *self, PyObject *args)
-{
-    struct ring_loan loan;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "p:try_borrow", &waiting))
-        return NULL;
-    self->lent++;       /* a collection in new_loan can close it */
-    enum ring_result result = attempt(self, borrow, &loan, waiting, RING_MESSAGES);
-    PyObject *made = result == RING_OK ? new_loan(self, &loan, false) : result_of(result);
-    if (made == NULL && result == RING_OK)
-        ring_return(&self->ring, &loan);
-    take_back(self);
-    return made;
 }

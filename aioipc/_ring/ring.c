@@ -201,24 +201,17 @@ ring_commit(struct ring *ring, const struct ring_loan *loan)
     ready(ring, loan);
 }
 
-/* Receivers wait for the record no more: perhaps it was the last one. */
-static void
-wake_if_ended(struct ring *ring)
-{
-    /* Who ends looks at the records after that, and this at the end after the record (Dekker again). */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
-        ring_wake_receivers(ring);
-}
-
-/* The record makes room now. */
+/* The record makes room now, and receivers wait for it no more: perhaps it was the last one. */
 static void
 gone(struct ring *ring, const struct ring_loan *loan)
 {
     set_state(ring, loan->position, RING_GONE);
     let_go(ring);
     ring_wake_senders(ring);
-    wake_if_ended(ring);
+    /* Who ends looks at the records after that, and this at the end after the record (Dekker again). */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&ring->memory.header->ended, memory_order_relaxed) != 0)
+        ring_wake_receivers(ring);
 }
 
 void
@@ -262,22 +255,6 @@ ring_lock_receive(struct ring *ring)
         return ring_fault(ring, "the positions of its records");
     }
     return RING_OK;
-}
-
-/* Whether nothing between head and tail can still become a message for somebody. */
-static enum ring_result
-check_ended(struct ring *ring)
-{
-    uint64_t state, size, position = ring->head;
-    while (position != ring->tail) {
-        enum ring_result result = ring_read(ring, position, ring->tail, &state, &size);
-        if (result != RING_OK)
-            return result;
-        if (ring_kind(state) != RING_KEPT && ring_kind(state) != RING_GONE)
-            return RING_EMPTY;
-        position += ring_length(size);
-    }
-    return RING_ENDED;
 }
 
 /* Go back to what has become READY late. */
@@ -330,7 +307,8 @@ ring_find(struct ring *ring, struct ring_loan *loan)
             result = sweep(ring, &ring->head, ring->tail);
             if (result != RING_OK)
                 return result;
-            return ended ? check_ended(ring) : RING_EMPTY;
+            /* A record that is left can still become a message. */
+            return ended && ring->head == ring->tail ? RING_ENDED : RING_EMPTY;
         }
         result = ring_read(ring, ring->next, ring->tail, &state, &size);
         if (result != RING_OK)
@@ -377,13 +355,6 @@ void
 ring_unlock_receive(struct ring *ring)
 {
     ring_unlock(ring, &ring->memory.header->receive_lock);
-}
-
-void
-ring_keep(struct ring *ring, const struct ring_loan *loan)
-{
-    set_state(ring, loan->position, RING_KEPT);
-    wake_if_ended(ring);
 }
 
 void

@@ -19,8 +19,8 @@
  *      repair after a holder that died.
  *   3. A message is published by one store: of tail, or of READY over its RESERVED.  It is consumed by
  *      one store: of head, or of GONE over its BORROWED or, if it is not the first, its READY.
- *   4. A RESERVED, BORROWED or KEPT record belongs to the peer named in it, and only that peer, or who
- *      has proved it dead, changes it.
+ *   4. A RESERVED or BORROWED record belongs to the peer named in it, and only that peer, or who has proved
+ *      it dead, changes it.
  *   5. A peer is dead if its byte of the lock file is not locked though its state is RING_USED (an open file
  *      description's lock, fcntl(2) F_OFD_SETLK: the kernel drops it with the process).  Who gets
  *      that lock cleans up: undoes what is RESERVED and BORROWED, frees locks, rings both bells, and
@@ -60,7 +60,6 @@ enum ring_kind {
     RING_RESERVED = 1,      /* being written by a peer */
     RING_READY,             /* a message */
     RING_BORROWED,          /* being read by a peer */
-    RING_KEPT,              /* consumed, but a peer looks at it still */
     RING_GONE,              /* consumed, or never published */
 };
 
@@ -79,7 +78,7 @@ enum ring_peer_state { RING_FREE, RING_USED };
 struct ring_peer {
     _Alignas(64) _Atomic uint32_t state;
     _Atomic uint32_t does;      /* RING_SENDS | RING_RECEIVES */
-    _Atomic uint32_t holds;     /* at least as many records as are RESERVED, BORROWED or KEPT by it */
+    _Atomic uint32_t holds;     /* at least as many records as are RESERVED or BORROWED by it */
     _Atomic uint32_t pid;       /* in its own name space: for people */
 };
 
@@ -240,8 +239,7 @@ void ring_borrow(struct ring *ring, const struct ring_loan *loan);
 void ring_unlock_receive(struct ring *ring);
 void ring_wake_senders(struct ring *ring);
 
-/* What was BORROWED is consumed, but looked at still; is consumed; goes back. */
-void ring_keep(struct ring *ring, const struct ring_loan *loan);
+/* What was BORROWED is consumed; goes back. */
 void ring_finish(struct ring *ring, const struct ring_loan *loan);
 void ring_return(struct ring *ring, const struct ring_loan *loan);
 

@@ -129,7 +129,7 @@ done:
 }
 
 /* The loan says how large. */
-static enum ring_result
+enum ring_result
 reserve(Ring *self, void *request)
 {
     struct ring *ring = &self->ring;
@@ -144,23 +144,6 @@ reserve(Ring *self, void *request)
     }
     ring_unlock_send(ring);
     return result;
-}
-
-PyObject *
-Ring_try_reserve(Ring *self, PyObject *args)
-{
-    Py_ssize_t size;
-    int waiting;
-    if (!PyArg_ParseTuple(args, "np:try_reserve", &size, &waiting))
-        return NULL;
-    struct ring_loan loan = {.size = (uint64_t)size};
-    self->lent++;       /* a collection in new_loan can close it */
-    enum ring_result result = attempt(self, reserve, &loan, waiting, RING_ROOM);
-    PyObject *made = result == RING_OK ? new_loan(self, &loan, true) : result_of(result);
-    if (made == NULL && result == RING_OK)
-        ring_abort(&self->ring, &loan);
-    take_back(self);
-    return made;
 }
 
 static enum ring_result

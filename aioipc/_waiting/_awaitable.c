@@ -125,7 +125,7 @@ Immediate_am_send(Immediate *self, PyObject *value, PyObject **result)
     *result = NULL;
     /* Not FRESH while foreign code runs: it could drive this object again. */
     self->state = DONE;
-    if (gate_enter(self->line->gate)) {
+    if (self->kind->perform == NULL || gate_enter(self->line->gate)) {
         *result = self->kind->attempt(owner, argument);
         if (*result != NULL) {
             outcome = PYGEN_RETURN;
@@ -158,11 +158,12 @@ ended:
 
 /* From 3.12 on the interpreter awaits foreign objects through tp_iternext, where a
  * result travels in a StopIteration.  Making one for each message would take longer
- * than all the rest, so the last one is used again if nobody has kept it. */
+ * than all the rest, so the last one is used again if nobody has kept it.  It keeps its
+ * result until then, which one that is lent does not allow. */
 static PyObject *
-take_stop(struct immediate_line *line)
+take_stop(Immediate *self)
 {
-    PyObject *stop = line->stop;
+    PyObject *stop = self->kind->lends ? NULL : self->line->stop;
     if (stop != NULL && Py_REFCNT(stop) == 1) {
         PyBaseExceptionObject *fields = (PyBaseExceptionObject *)stop;
         if (fields->traceback == NULL && fields->context == NULL)
@@ -170,16 +171,16 @@ take_stop(struct immediate_line *line)
     }
     PyTypeObject *type = (PyTypeObject *)PyExc_StopIteration;
     stop = type->tp_new(type, immediate_no_arguments, NULL);
-    if (stop != NULL)
-        Py_XSETREF(line->stop, Py_NewRef(stop));
+    if (stop != NULL && !self->kind->lends)
+        Py_XSETREF(self->line->stop, Py_NewRef(stop));
     return stop;
 }
 
 /* Do what raising StopIteration(result) does.  Steals result. */
 static void
-stop_with(struct immediate_line *line, PyObject *result)
+stop_with(Immediate *self, PyObject *result)
 {
-    PyObject *stop = take_stop(line);
+    PyObject *stop = take_stop(self);
     if (stop == NULL) {
         Py_DECREF(result);
         return;
@@ -200,7 +201,7 @@ Immediate_send(Immediate *self, PyObject *value)
     PyObject *owner = Py_XNewRef(self->owner);  /* and so the line */
     PyObject *result = NULL;
     if (Immediate_am_send(self, value, &result) == PYGEN_RETURN) {
-        stop_with(self->line, result);
+        stop_with(self, result);
         result = NULL;
     }
     Py_XDECREF(owner);
@@ -216,7 +217,7 @@ Immediate_iternext(Immediate *self)
         if (result == Py_None)  /* the end without an exception means that */
             Py_DECREF(result);
         else
-            stop_with(self->line, result);
+            stop_with(self, result);
         result = NULL;
     }
     Py_XDECREF(owner);

@@ -32,8 +32,10 @@ struct immediate_kind {
     /* Try.  NULL without an exception: it would have to wait, or failed, and took nothing.  NULL with one, as for want
      * of memory: that is raised. */
     PyObject *(*attempt)(PyObject *owner, PyObject *argument);
-    /* The coroutine that does the whole operation, with waiting, explaining errors. */
+    /* The coroutine that does the whole operation, with waiting, explaining errors.  NULL for an operation that never
+     * waits, and tries whatever the gate says: it succeeds or raises. */
     PyObject *(*perform)(PyObject *owner, PyObject *argument);
+    bool lends;             /* its result must go with the last who uses it: nothing here may keep it */
 };
 
 #define IMMEDIATE_CAPSULE "aioipc._waiting._immediate._API"

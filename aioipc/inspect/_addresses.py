@@ -34,8 +34,11 @@ class Address(NamedTuple):
     kind: Kind | None
     """None if it is a name of any kind."""
     name: str | None = None
+    """With its leading slash."""
     key: int | None = None
+    """Of a System V object."""
     id: int | None = None
+    """Of a System V object."""
 
 
 def address_of_name(kind: str, name: str) -> str:

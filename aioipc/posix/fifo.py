@@ -91,6 +91,7 @@ class Fifo(AsyncLifetime):
         The result can be awaited, or entered with `async with`, which closes it.  Cancelled, it is as
         if it had never been opened.
 
+        :param path: any path of a FIFO, whoever made it
         :param keep_open: do not wait, and do not end when the last writer goes: others may
             come.  This takes the right to write to the FIFO, too
         :raises NotFoundError: if there is nothing at this path
@@ -112,7 +113,7 @@ class Fifo(AsyncLifetime):
         return self.path
 
     def close(self) -> None:
-        """Close the handle.  The FIFO stays: leaving the `with` block removes it, and so does `unlink`."""
+        """Close the handle: close(2).  The FIFO stays: leaving the `with` block removes it, and so does `unlink`."""
         if not self._handle.closed:
             self._handle.closed = True
             os.close(self._place)

@@ -87,7 +87,7 @@ class Semaphore(Acquirable, Lifetime):
         was taken over, unless `persist` is true.  Programs that have it open go on using it until they close it.
 
         :param name: a slash and 1 to 251 bytes without another slash
-        :param value: how many permits there are at first
+        :param value: how many permits there are at first, 0 to SEM_VALUE_MAX (2,147,483,647)
         :param mode: permission bits, less those of the process's umask: 0o600 means nobody but this user
         :param exist_ok: take over the semaphore that exists, with its value and mode as they are
         :param persist: leave the semaphore in the system

@@ -43,6 +43,7 @@ def ftok(path: str | bytes | os.PathLike[str] | os.PathLike[bytes], project: int
 
     Choose a file that stays, belongs to the service, and is never written.
 
+    :param path: a file that exists
     :param project: 1 to 255; the C library looks at the lowest 8 bits only, and leaves 0 undefined
     :raises NotFoundError: if there is no such file
     :raises AccessError: if a folder on the way to it may not be searched

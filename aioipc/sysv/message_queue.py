@@ -57,11 +57,11 @@ class MessageQueueStatistics(NamedTuple):
     last_receive_pid: int
     """The process that received last, 0 for none."""
     sent_at: float | None
-    """When that was: seconds since the epoch, in whole seconds; None for never."""
+    """When a message was last sent: seconds since the epoch, in whole seconds; None for never."""
     received_at: float | None
-    """When that was."""
+    """When one was last received, likewise."""
     changed_at: float
-    """When the queue was created, or its owner, mode or limit changed."""
+    """When the queue was created, or its owner, mode or limit changed, likewise."""
     owner: int
     """User id of the owner."""
     group: int
@@ -153,6 +153,8 @@ class MessageQueue(WaitingObject, Messages[Message]):
     ) -> Self:
         """Open a queue that exists, whoever made it, by its key or its id: msgget(2).
 
+        :param key: the number that the queue was created with
+        :param id: the id of the queue, instead of its key
         :param max_message_size: how many bytes a message may have for this handle; by default kernel.msgmax (8192)
         :raises NotFoundError: if there is none
         :raises AccessError: if its mode and owner allow neither to send nor to receive; by its id, not to receive

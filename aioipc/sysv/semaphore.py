@@ -53,7 +53,7 @@ class SemaphoreSetStatistics(NamedTuple):
     operated_at: float | None
     """When the last operation took place: seconds since the epoch, in whole seconds; None for never."""
     changed_at: float
-    """When the set was created, its owner or mode changed, or values set."""
+    """When the set was created, its owner or mode changed, or values set, likewise."""
     owner: int
     """User id of the owner."""
     group: int
@@ -146,6 +146,8 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
 
         If its creator is just about to set the initial values, this waits for it, 0.1 s at most.
 
+        :param key: the number that the set was created with
+        :param id: the id of the set, instead of its key
         :param undo: when this process ends, however it does, the kernel undoes what it did by this handle (SEM_UNDO)
         :raises NotFoundError: if there is none
         :raises AccessError: if its mode and owner forbid it; it takes the right to read
@@ -306,7 +308,12 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
 
 
 class SetMember(Acquirable):
-    """One semaphore of a `SemaphoreSet`: `set[0]`.  `async with` acquires and releases it."""
+    """One semaphore of a `SemaphoreSet`: `forks[0]`.  `async with` acquires and releases it."""
+
+    set: SemaphoreSet
+    """The set that it belongs to."""
+    index: int
+    """Its number in the set, from 0."""
 
     def __init__(self, semaphores: SemaphoreSet, index: int) -> None:
         """Not for use: see `SemaphoreSet`."""
@@ -323,26 +330,34 @@ class SetMember(Acquirable):
         return hash((id(self.set), self.index))
 
     async def acquire(self, amount: int = 1, *, undo: bool | None = None) -> None:
-        """Take an amount of 1 or more, waiting until there is as much.  For the rest see `SemaphoreSet.operate`."""
+        """Take an amount of 1 or more, waiting until there is as much: semop(2).
+
+        `undo` and exceptions are those of `SemaphoreSet.operate`.
+        """
         await self.set.operate((self.index, -check_range("amount", amount, 1, AMOUNT_MAX)), undo=undo)
 
     def acquire_nowait(self, amount: int = 1, *, undo: bool | None = None) -> None:
-        """Take an amount of 1 or more if there is as much.  For the rest see `SemaphoreSet.operate_nowait`."""
+        """Take an amount of 1 or more if there is as much.
+
+        `undo` and exceptions are those of `SemaphoreSet.operate_nowait`.
+        """
         self.set.operate_nowait((self.index, -check_range("amount", amount, 1, AMOUNT_MAX)), undo=undo)
 
     def release(self, amount: int = 1, *, undo: bool | None = None) -> None:
-        """Give back an amount of 1 or more.
+        """Give back an amount of 1 or more: semop(2).
 
-        :raises LimitError: if the value would pass SEMVMX
+        `undo` and exceptions are those of `SemaphoreSet.operate`, which needs no waiting here, and
+
+        :raises LimitError: if the value would pass SEMVMX (32767)
         """
         self.set.operate_nowait((self.index, check_range("amount", amount, 1, AMOUNT_MAX)), undo=undo)
 
     async def wait_for_zero(self) -> None:
-        """Wait until the value is zero.  For the rest see `SemaphoreSet.operate`."""
+        """Wait until the value is zero: semop(2).  Exceptions are those of `SemaphoreSet.operate`."""
         await self.set.operate((self.index, 0))
 
     def wait_for_zero_nowait(self) -> None:
-        """Make sure that the value is zero.
+        """Make sure that the value is zero.  Exceptions are those of `SemaphoreSet.operate`, and
 
         :raises WouldBlock: if it is not
         """
@@ -350,7 +365,11 @@ class SetMember(Acquirable):
 
     @property
     def value(self) -> int:
-        """The value: semctl(2) with GETVAL, SETVAL.  For the rest see `SemaphoreSet.values`."""
+        """The value, 0 to 32767: semctl(2) with GETVAL, SETVAL.
+
+        To set it wakes who waits for it; what SEM_UNDO has noted is forgotten.  Exceptions are those of
+        `SemaphoreSet.values`.
+        """
         return self.set._control(self.index, _calls.GETVAL)  # noqa: SLF001
 
     @value.setter

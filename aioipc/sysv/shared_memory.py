@@ -39,9 +39,9 @@ class SharedMemoryStatistics(NamedTuple):
     attached_at: float
     """When it was last attached: seconds since the epoch, in whole seconds."""
     detached_at: float | None
-    """When it was last detached; None for never."""
+    """When it was last detached, likewise; None for never."""
     changed_at: float
-    """When it was created, or its owner or mode changed."""
+    """When it was created, or its owner or mode changed, likewise."""
     owner: int
     """User id of the owner."""
     group: int
@@ -118,6 +118,8 @@ class SharedMemory(Object):
 
         A segment that is removed, but attached somewhere, can be opened by its id still.
 
+        :param key: the number that the segment was created with
+        :param id: the id of the segment, instead of its key
         :param read_only: ask for the right to read only; nothing can be written to `buffer`
         :raises NotFoundError: if there is none
         :raises AccessError: if its mode and owner forbid it

@@ -187,8 +187,21 @@ async def test_arguments_of_counts_and_sizes(name: str, count: Any) -> None:
                 operation(count)
         if count != 0:
             for block in (channel.reserve, channel.reserve_nowait):
-                with pytest.raises(error):
+                with pytest.raises(error, match="nbytes"):
                     block(count)
+
+
+async def test_forms_of_the_size_of_a_block(name: str) -> None:
+    async with small(name) as channel:
+        for block in (channel.reserve(nbytes=3), channel.reserve(np.int8(3)), channel.reserve(3)):  # type: ignore[arg-type]
+            async with block as buffer:
+                assert len(buffer) == 3
+        for reserve in (channel.reserve, channel.reserve_nowait):
+            for wrong in ((), (1, 2)):
+                with pytest.raises(TypeError):
+                    reserve(*wrong)
+            with pytest.raises(TypeError):
+                reserve(size=1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +281,12 @@ def test_without_waiting_there_is_no_loop(name: str) -> None:
         while time.monotonic() - began < 0.01:  # several turns long
             finish(everything(channel))
         finish(channel.end())
+
+
+def test_without_waiting_a_block_needs_no_coroutine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small(name) as channel:
+        monkeypatch.setattr(channel, "_enter", None)
+        finish(everything(channel))
 
 
 async def test_without_waiting_the_loop_is_not_touched(name: str) -> None:

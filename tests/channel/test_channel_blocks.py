@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, suppress
+from typing import Any
 
 import anyio
+import anyio.abc
 import numpy as np
 import pytest
 from conftest import Task, in_child, until
@@ -271,18 +274,137 @@ async def test_a_block_that_is_never_entered_does_nothing(name: str) -> None:
         assert received(channel) == [b"a"]
 
 
-def enter_and_drop(channel: Channel, kind: str) -> None:
-    block = channel.reserve_nowait(units(8)) if kind == "reserve" else channel.borrow_nowait()
-    block.__enter__()
+ENTER: dict[str, Callable[[Channel], Any]] = {
+    "reserve": lambda channel: channel.reserve(units(8)).__aenter__(),
+    "borrow": lambda channel: channel.borrow().__aenter__(),
+    "reserve_nowait": lambda channel: channel.reserve_nowait(units(8)).__enter__(),
+    "borrow_nowait": lambda channel: channel.borrow_nowait().__enter__(),
+}
 
 
-@pytest.mark.parametrize("kind", ["reserve", "borrow"])
-async def test_a_block_that_is_never_left_is_undone_when_it_is_collected(name: str, kind: str) -> None:
-    async with small(name) as channel:
+@pytest.mark.parametrize("kind", ENTER)
+async def test_a_block_that_is_never_left_is_undone_when_its_view_is_gone(name: str, kind: str) -> None:
+    async with small(name) as channel, Channel.open(name) as other:
         channel.send_nowait(bytes(units(8)))
-        enter_and_drop(channel, kind)
+        view = ENTER[kind](channel)
+        if not isinstance(view, memoryview):
+            view = await view
+        assert len(view) == units(8)
+        assert received(other) == ([] if kind.startswith("borrow") else [bytes(units(8))])
+        del view
         gc.collect()
-        assert received(channel) == [bytes(units(8))]
+        if kind.startswith("borrow"):
+            assert received(other) == [bytes(units(8))]
+        other.send_nowait(bytes(units(16)))
+
+
+async def test_a_view_that_lies_in_the_channel_itself_is_collected_with_it(
+    name: str, descriptors: Callable[[], int]
+) -> None:
+    async with small(name) as channel:
+        channel.send_nowait(b"a")
+        before = descriptors()
+        handle: Any = Channel.open(name)
+        handle.block = handle.borrow()
+        handle.view = await handle.block.__aenter__()
+        handle.close()
+        del handle
+        gc.collect()
+        assert descriptors() == before
+        assert received(channel) == [b"a"]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["async with", "with"])
+async def test_what_failed_can_be_entered_again(name: str, waits: bool) -> None:
+    async with small(name) as channel:
+        writes = channel.reserve(1) if waits else channel.reserve_nowait(1)
+        reads = channel.borrow() if waits else channel.borrow_nowait()
+        await channel.end()
+        for block, error in ((writes, aioipc.BrokenError), (reads, aioipc.EndOfStream)):
+            for _ in range(2):
+                with pytest.raises(error):
+                    if isinstance(block, AbstractAsyncContextManager):
+                        await block.__aenter__()
+                    else:
+                        block.__enter__()
+
+
+async def test_leaving_a_block_that_nobody_is_in(name: str) -> None:
+    async with small(name) as channel, anyio.create_task_group() as group:
+        nothing: tuple[None, None, None] = (None, None, None)
+        for each in (channel.reserve_nowait(1), channel.borrow_nowait()):
+            each.__exit__(*nothing)
+        for block in (channel.reserve(1), channel.borrow()):
+            await block.__aexit__(*nothing)
+        task = Task(group, block.__aenter__)
+        await until(lambda: channel.statistics().tasks_waiting_receive == 1)
+        await block.__aexit__(*nothing)
+        with pytest.raises(RuntimeError, match="entered already"):
+            await block.__aenter__()
+        channel.send_nowait(b"a")
+        await task.done.wait()
+        assert bytes(task.result) == b"a"  # type: ignore[call-overload]
+        await block.__aexit__(*nothing)
+        await block.__aexit__(*nothing)
+        assert received(channel) == []
+
+
+async def test_blocks_on_a_stack(name: str) -> None:
+    async with small(name) as channel:
+        assert isinstance(channel.borrow(), AbstractAsyncContextManager)
+        assert isinstance(channel.borrow_nowait(), AbstractContextManager)
+        assert not isinstance(channel.borrow(), AbstractContextManager)
+        with suppress(ZeroDivisionError):
+            async with AsyncExitStack() as stack:
+                kept = await stack.enter_async_context(channel.reserve(1))
+                stack.enter_context(channel.reserve_nowait(1))
+                kept[:] = b"a"
+                raise ZeroDivisionError
+        async with AsyncExitStack() as stack:
+            for letter in (b"b", b"c"):
+                (await stack.enter_async_context(channel.reserve(1)))[:] = letter
+        async with channel.borrow() as first, channel.borrow() as second:
+            assert (bytes(first), bytes(second)) == (b"b", b"c")
+
+
+async def test_blocks_leave_nothing_behind(name: str) -> None:
+    """Neither the good ones nor the others: the handle has as many references as before."""
+
+    async def use(channel: Channel, group: anyio.abc.TaskGroup) -> None:
+        async with channel.reserve(1) as buffer:
+            buffer[:] = b"a"
+        with suppress(ZeroDivisionError):
+            async with channel.borrow():
+                raise ZeroDivisionError
+        with suppress(BufferError):
+            async with channel.borrow() as view:
+                left = view[:1]
+                assert len(left) == 1
+        with suppress(RuntimeError):
+            async with channel.borrow() as view:
+                block = channel.reserve(1)
+                async with block, block:
+                    pass
+        async with channel.borrow() as view:
+            pass
+        task = Task(group, channel.borrow().__aenter__)
+        await until(lambda: channel.statistics().tasks_waiting_receive == 1)
+        await task.cancel()
+        with suppress(aioipc.WouldBlock), channel.borrow_nowait():
+            pass
+        with suppress(aioipc.MessageTooLongError):
+            await channel.reserve(units(17)).__aenter__()
+        channel.reserve(1).__aenter__().close()
+
+    async with small(name) as channel, anyio.create_task_group() as group:
+        await use(channel, group)
+        counts = set()
+        for _ in range(3):
+            await use(channel, group)
+            gc.collect()
+            counts.add(sys.getrefcount(channel))
+        assert len(counts) == 1
+        assert channel.statistics()[:2] == (0, 0)
         channel.send_nowait(bytes(units(16)))
 
 

@@ -108,7 +108,6 @@ SENDS = {
     "borrow": "join send arm_messages begin borrow",
     "return": "join send borrow arm_messages begin return",
     "finish": "join send borrow arm_messages begin finish",
-    "keep": "join send borrow arm_messages begin keep",
     "leave while borrowing": "join send borrow arm_messages begin leave",
     # A bell that has rung for others too.
     "arm": "join send begin arm_messages",
@@ -146,7 +145,6 @@ RECEIVES = {
     "borrow": "join begin borrow",
     "return": "join borrow arm_room begin return",
     "finish": "join borrow arm_room begin finish",
-    "keep": "join borrow arm_room begin keep",
     "leave while borrowing": "join borrow arm_room begin leave",
     "abort": "join receive reserve arm_room begin abort",
     "leave while reserving": "join receive reserve arm_room begin leave",

@@ -115,7 +115,6 @@ static void consume(void) { ring_consume(&ring, &loan); }
 static void take(void) { ring_borrow(&ring, &loan); }
 static void unlock_receive(void) { ring_unlock_receive(&ring); }
 static void wake_senders(void) { ring_wake_senders(&ring); }
-static void keep(void) { ring_keep(&ring, &loan); }
 static void finish(void) { ring_finish(&ring, &loan); }
 static void give_back(void) { ring_return(&ring, &loan); }
 
@@ -179,9 +178,9 @@ static const struct word {
     {"allocate_reserved", allocate_reserved}, {"publish", publish}, {"unlock_send", unlock_send},
     {"wake_receivers", wake_receivers}, {"fill", fill}, {"commit", commit}, {"abort", give_up}, {"end", end},
     {"lock_receive", lock_receive}, {"find", find}, {"consume", consume}, {"take", take},
-    {"unlock_receive", unlock_receive}, {"wake_senders", wake_senders}, {"keep", keep}, {"finish", finish},
-    {"return", give_back}, {"arm_messages", arm_messages}, {"arm_room", arm_room}, {"send", send_one},
-    {"reserve", reserve}, {"receive", receive}, {"borrow", borrow},
+    {"unlock_receive", unlock_receive}, {"wake_senders", wake_senders}, {"finish", finish}, {"return", give_back},
+    {"arm_messages", arm_messages}, {"arm_room", arm_room}, {"send", send_one}, {"reserve", reserve},
+    {"receive", receive}, {"borrow", borrow},
 };
 
 /* All are looked up first: the steps are to be those of the ring. */

@@ -33,6 +33,7 @@ HOLDS = [
     ("a receiver stopped in its lock", "CRASHES=0 SENDS1=0 TAKES2=1 TAKES3=1 STOPS=1", False),
     ("the end, another sender", "CRASHES=0 SENDS0=2 SENDS1=0 END=1 TAKES3=0", False),
     ("the end, a death", "SENDS0=0 END=1 TAKES3=0", True),
+    ("the end, a borrowed message", "CRASHES=0 SENDS0=0 END=1 BORROW2=1 TAKES3=1", False),
     ("one needs more room than the other", "CRASHES=0 SENDS0=3 LENGTH1=2 CAPACITY=2 TAKES2=1 TAKES3=0", False),
     ("the end, no room", "CRASHES=0 SENDS0=2 SENDS1=0 END=1 TAKES2=0 TAKES3=0", False),
     ("a dead sender, two reap it, one is cancelled", "RESERVE1=1 TAKES2=1 TAKES3=0 VICTIM=1 CANCELS=1", False),

@@ -80,7 +80,7 @@
 #define RESERVED 1
 #define READY 2
 #define BORROWED 3
-#define GONE 5
+#define GONE 4
 
 /* enum ring_result */
 #define OK 0

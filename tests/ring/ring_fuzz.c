@@ -204,11 +204,8 @@ end_loan(unsigned i, uint64_t how)
         (how % 2 == 0 ? ring_commit : ring_abort)(ring, &loans[i].loan);
     else if (how % 3 == 0)
         ring_return(ring, &loans[i].loan);
-    else {
-        if (how % 3 == 1)
-            ring_keep(ring, &loans[i].loan);
+    else
         ring_finish(ring, &loans[i].loan);
-    }
     loans[i] = loans[--lent];
 }
 

@@ -208,45 +208,47 @@ note_consumed(const struct label *label)
 }
 
 static void
+finish(struct peer *peer, struct ring_loan *loan)
+{
+    struct label label = checked(loan->data, loan->size);
+    atomic_store(&notes->taking[label.sender][label.number], 1);
+    ring_finish(&peer->ring, loan);
+    loan->data = NULL;
+    note_consumed(&label);
+}
+
+static void
 receive_all(struct peer *peer, uint64_t *seed)
 {
-    struct ring_loan kept = {0};
+    struct ring_loan held = {0};
     for (;;) {
         struct receiving receiving = {.borrows = draw_below(seed, 3) == 0};
         enum ring_result result = try_receive(peer, &receiving);
         if (!is_final(result)) {
-            if (kept.data != NULL)
-                ring_finish(&peer->ring, &kept);
-            kept.data = NULL;
+            /* Who waits for messages must not keep the room from those who send them. */
+            if (held.data != NULL)
+                finish(peer, &held);
             result = wait_until(peer, RING_MESSAGES, try_receive, &receiving);
         }
         if (result == RING_ENDED)
             break;
         CHECK(result == RING_OK);
         if (receiving.borrows) {
-            struct label label = receiving.label = checked(receiving.loan.data, receiving.loan.size);
+            struct label label = checked(receiving.loan.data, receiving.loan.size);
             uint64_t how = draw_below(seed, 8);
             if (how == 0) {
                 atomic_store(&notes->unordered[label.sender][label.number], 1);
                 ring_return(&peer->ring, &receiving.loan);
-                continue;
-            }
-            atomic_store(&notes->taking[label.sender][label.number], 1);
-            if (how == 1 && kept.data == NULL) {
-                kept = receiving.loan;
-                ring_keep(&peer->ring, &kept);
-            } else
-                ring_finish(&peer->ring, &receiving.loan);
-        }
-        note_consumed(&receiving.label);
-        if (kept.data != NULL && draw_below(seed, 4) == 0) {
-            checked(kept.data, kept.size);
-            ring_finish(&peer->ring, &kept);
-            kept.data = NULL;
-        }
+            } else if (how == 1 && held.data == NULL)
+                held = receiving.loan;
+            else
+                finish(peer, &receiving.loan);
+        } else
+            note_consumed(&receiving.label);
+        if (held.data != NULL && draw_below(seed, 4) == 0)
+            finish(peer, &held);
     }
-    if (kept.data != NULL)
-        ring_finish(&peer->ring, &kept);
+    CHECK(held.data == NULL);       /* it could have come back: there was no end yet */
 }
 
 /* After all that: what was published has arrived once. */

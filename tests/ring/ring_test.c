@@ -151,7 +151,7 @@ test_layout(void)
     CHECK(offsetof(struct ring_peer, holds) == 8 && offsetof(struct ring_peer, pid) == 12);
     CHECK(offsetof(struct ring_record, state) == 0 && offsetof(struct ring_record, size) == 8);
     CHECK(offsetof(struct ring_record, number) == 16 && offsetof(struct ring_record, bytes) == 24);
-    CHECK(RING_RESERVED == 1 && RING_READY == 2 && RING_BORROWED == 3 && RING_KEPT == 4 && RING_GONE == 5);
+    CHECK(RING_RESERVED == 1 && RING_READY == 2 && RING_BORROWED == 3 && RING_GONE == 4);
     CHECK(ring_mark(0) == UINT64_C(0x9e3779b97f000000) && ring_mark(64) == UINT64_C(0x3c6ef372fe000000));
 }
 
@@ -415,8 +415,7 @@ test_borrow(void)
     CHECK(receive(&other) == 4);
     ring_return(&other.ring, &second);
     CHECK(receive(&peer) == 2 && receive(&peer) == 5 && receive(&peer) == NOTHING);
-    ring_keep(&other.ring, &third);
-    CHECK(look(&peer).messages == 1);
+    CHECK(look(&peer).messages == 2);
     ring_return(&other.ring, &first);
     CHECK(receive(&peer) == 1 && receive(&peer) == NOTHING);
     CHECK(bed.memory.header->head == third.position);
@@ -489,9 +488,9 @@ test_end(void)
     bed_remove(&bed);
 }
 
-/* What is consumed but looked at still is no message that could come. */
+/* The end comes with the last of what could have come back. */
 static void
-test_end_while_kept(void)
+test_end_while_borrowed(void)
 {
     struct bed bed;
     struct peer peer, other;
@@ -501,15 +500,13 @@ test_end_while_kept(void)
     CHECK(send_one(&peer, 1) == RING_OK && send_one(&peer, 2) == RING_OK);
     struct ring_loan first = borrow(&other), second = borrow(&other);
     CHECK(ring_end(&peer.ring) == RING_OK);
-    ring_keep(&other.ring, &first);
+    ring_finish(&other.ring, &second);
     CHECK(receive(&other) == NOTHING);
     ring_arm(&peer.ring, RING_MESSAGES);
-    ring_keep(&other.ring, &second);
+    ring_finish(&other.ring, &first);
     CHECK(has_rung(&peer, RING_MESSAGES));
     CHECK(receive(&other) == THE_END && receive(&peer) == THE_END);
-    ring_finish(&other.ring, &first);
-    ring_finish(&other.ring, &second);
-    CHECK(receive(&other) == THE_END && bed.memory.header->head == bed.memory.header->tail);
+    CHECK(bed.memory.header->head == bed.memory.header->tail);
     peer_leave(&peer);
     peer_leave(&other);
     bed_remove(&bed);
@@ -775,18 +772,15 @@ test_death(void)
         peer_join(&other, &bed);
         peer_join(&dead, &bed);
         uint32_t slot = dead.ring.slot;
-        for (uint64_t size = 1; size <= 5; size++)
+        for (uint64_t size = 1; size <= 4; size++)
             CHECK(send_one(&other, size) == RING_OK);
-        struct ring_loan kept, mine;
         borrow(&dead);
-        kept = borrow(&dead);
-        mine = borrow(&other);
+        struct ring_loan mine = borrow(&other);
         borrow(&dead);
-        reserve(&dead, 6);
-        struct ring_loan late = reserve(&other, 7);
-        ring_keep(&dead.ring, &kept);
-        CHECK(holds(&bed, slot) == 4 && kept.size == 2 && mine.size == 3);
-        CHECK(receive(&other) == 5 && receive(&other) == NOTHING);
+        reserve(&dead, 5);
+        struct ring_loan late = reserve(&other, 6);
+        CHECK(holds(&bed, slot) == 3 && mine.size == 2);
+        CHECK(receive(&other) == 4 && receive(&other) == NOTHING);
         ring_arm(&other.ring, RING_MESSAGES);
         ring_arm(&other.ring, RING_ROOM);
         if (how == 2)
@@ -805,10 +799,10 @@ test_death(void)
         }
         CHECK(has_rung(&other, RING_MESSAGES) && has_rung(&other, RING_ROOM));
         CHECK(bed.memory.header->peer[slot].state == RING_FREE && bed.memory.header->dead == (how < 2));
-        CHECK(receive(&other) == 1 && receive(&other) == 4 && receive(&other) == NOTHING);
+        CHECK(receive(&other) == 1 && receive(&other) == 3 && receive(&other) == NOTHING);
         ring_return(&other.ring, &mine);
         ring_commit(&other.ring, &late);
-        CHECK(receive(&other) == 3 && receive(&other) == 7 && receive(&other) == NOTHING);
+        CHECK(receive(&other) == 2 && receive(&other) == 6 && receive(&other) == NOTHING);
         CHECK(bed.memory.header->head == bed.memory.header->tail);
         CHECK(ring_reap(&other.ring) == RING_OK && bed.memory.header->dead == (how < 2));
         peer_leave(&other);
@@ -997,7 +991,7 @@ static const struct {
     TEST(borrow),
     TEST(what_is_gone_makes_room),
     TEST(end),
-    TEST(end_while_kept),
+    TEST(end_while_borrowed),
     TEST(rewind_that_comes_late),
     TEST(order_of_one_sender),
     TEST(bells),

@@ -1,0 +1,75 @@
+"""A receiver that is stopped, or runs out of patience, just as a message comes: nothing is lost, nothing doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from serving import anyio_backend  # noqa: F401
+
+from aioipc import Channel, posix, sysv
+from aioipc.aiohttp._receiving import Receiver, Stopped
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["posix", "sysv", "channel", "borrowed"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def create(kind: str, name: str, key: int) -> Any:
+    if kind == "posix":
+        return posix.MessageQueue.create(name)
+    return sysv.MessageQueue.create(key) if kind == "sysv" else Channel.create(name)
+
+
+async def passes(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_stopped_as_a_message_comes(kind: str, name: str, key: int, races: int, rng: random.Random) -> None:
+    async def receive() -> object:
+        async with receiver.take() as message:
+            return message
+
+    outcomes = set()
+    async with create(kind, name, key) as source:
+        for number in range(races // 20):
+            receiver: Receiver[Any] = Receiver(source, borrow=kind == "borrowed")
+            task = asyncio.create_task(receive())
+            await passes(rng.randrange(3))
+            # System V: a message without data comes along with the thread that waits, and may have to be put back.
+            await source.send(b"%d" % number if number % 2 else b"")
+            await passes(rng.randrange(4))
+            if number % 10 == 0:
+                await asyncio.wait([task])
+            was_done = task.done()
+            receiver.stop()
+            try:
+                message = await task
+            except Stopped:
+                message = None
+            outcomes.add(message is None)
+            assert (message is not None) == was_done
+            assert source.statistics().messages == (message is None)
+            if message is None:
+                source.receive_nowait()
+    assert outcomes == {True, False}
+
+
+async def test_out_of_patience_as_a_message_comes(
+    kind: str, name: str, key: int, races: int, rng: random.Random
+) -> None:
+    async with create(kind, name, key) as source:
+        receiver: Receiver[Any] = Receiver(source, borrow=kind == "borrowed")
+        for _ in range(races // 100):
+            asyncio.get_running_loop().call_later(rng.random() / 1000, source.send_nowait, b"")
+            while True:
+                async with receiver.take(rng.random() / 1000) as message:
+                    if message is not None:
+                        break
+            assert source.statistics().messages == 0
