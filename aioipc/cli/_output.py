@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -39,19 +40,40 @@ def show_table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Non
         for row in ([column.title for column in columns], *rows):
             click.echo("\t".join("-" if cell is None else printable(str(cell)) for cell in row))
         return
-    listed = list(rows)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    shown = [place for place, column in enumerate(columns) if not column.is_command]
+    _show_at_terminal(columns, list(rows))
+
+
+_GAP = 2
+"""Spaces between columns."""
+
+_FOLDED = 24
+"""A column that gives way does not become narrower than that."""
+
+
+def _show_at_terminal(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    # A column in which nothing is known takes room for nothing.
+    shown = [
+        place
+        for place, column in enumerate(columns)
+        if not column.is_command and (not rows or any(row[place] is not None for row in rows))
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    needed = 0
     for place in shown:
-        justify: Literal["left", "right"] = "right" if any(isinstance(row[place], int) for row in listed) else "left"
-        table.add_column(columns[place].title, justify=justify, no_wrap=not columns[place].folds, overflow="fold")
-    for row in listed:
+        title, folds, _ = columns[place]
+        justify: Literal["left", "right"] = "right" if any(isinstance(row[place], int) for row in rows) else "left"
+        table.add_column(title, justify=justify, no_wrap=not folds, overflow="fold")
+        width = max(map(cell_len, [title, *(_for_people(row[place]) for row in rows)]))
+        needed += (min(width, _FOLDED) if folds else width) + _GAP
+    for row in rows:
         table.add_row(*(Text(_for_people(row[place])) for place in shown))
-    console().print(table)
-    for place in set(range(len(columns))) - set(shown):
-        commands = [str(row[place]) for row in listed if row[place] is not None]
-        if commands:
-            click.echo("\n".join(["", f"{columns[place].title.capitalize()}:", *commands]))
+    screen = console()
+    screen.width = max(screen.width, needed)  # what does not fit goes on in the next line: a number is never cut
+    screen.print(table)
+    for place, column in enumerate(columns):
+        commands = [str(row[place]) for row in rows if row[place] is not None]
+        if column.is_command and commands:
+            click.echo("\n".join(["", f"{column.title.capitalize()}:", *commands]))
 
 
 def console() -> Console:

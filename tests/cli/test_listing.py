@@ -16,7 +16,7 @@ from typing import NamedTuple
 import posix_ipc
 import pytest
 from command import AIOIPC, Result, aioipc, aioipc_as_nobody, plain, terminal, with_mqueue
-from conftest import NOBODY, doorbells, kernel
+from conftest import doorbells, kernel
 
 from aioipc import Channel, posix, sysv
 
@@ -87,12 +87,16 @@ def test_ls_at_a_terminal(objects: Objects, snapshot: Snapshot) -> None:
 
 
 def test_ls_at_a_narrow_terminal_cuts_nothing(objects: Objects) -> None:
-    with terminal("ls", "--kind", "shm", objects.patterns[0], columns=70) as screen:
-        output, _ = screen.finish()
-    lines = plain(output).splitlines()
-    first = "".join(line[: lines[0].index("ID")].strip() for line in lines[1:])
-    assert first == f"shm:{objects.name}-memory"
-    assert "…" not in output
+    for columns in 60, 20:
+        with terminal("ls", "--kind", "shm", objects.patterns[0], columns=columns) as screen:
+            output, _ = screen.finish()
+        lines = plain(output).splitlines()
+        first = "".join(line[: lines[0].index("OWNER")].strip() for line in lines[1:])
+        assert first == f"shm:{objects.name}-memory"
+        # Columns in which nothing is known are not shown.
+        assert lines[0].split() == ["OBJECT", "OWNER", "MODE", "SIZE"]
+        assert lines[1].split()[-2:] == ["0600", "5,000"]
+        assert "…" not in output
 
 
 def test_ls_as_json(objects: Objects) -> None:
@@ -116,7 +120,7 @@ def test_ls_agrees_with_ipcs(objects: Objects) -> None:
         ("-m", "segment", {3: "MODE", 4: "SIZE", 5: "USERS"}),
     ):
         lines = subprocess.check_output(["ipcs", option], text=True).splitlines()
-        (words,) = (line.split() for line in lines if line.startswith(key))
+        (words,) = (line.split() for line in lines if line.startswith(f"{int(key, 16):#010x}"))
         row = rows[f"{kind}:{key}"]
         assert words[1:3] == [row["ID"], row["OWNER"]]
         for place, column in columns.items():
@@ -146,7 +150,7 @@ def test_ls_filters(objects: Objects, name: str) -> None:
     }
     assert [*by_object(aioipc("ls", f"channel:{whole}"))] == [f"channel:{whole}"]
     assert [*by_object(aioipc("ls", f"sem:{whole}", "--owner", str(os.geteuid())))] == [f"sem:{whole}"]
-    nothing = aioipc("ls", f"sem:{whole}", "--owner", str(NOBODY))
+    nothing = aioipc("ls", f"sem:{whole}", "--owner", str(os.geteuid() + 1))
     assert (nothing.rows, nothing.code) == ([], 1)
 
 
@@ -278,10 +282,10 @@ def test_limits() -> None:
 
 
 def test_commands_of_a_terminal_are_in_one_line() -> None:
-    with terminal("limits", columns=60) as screen:
+    with terminal("limits", columns=80) as screen:
         output, _ = screen.finish()
     assert "fs.mqueue.queues_max=" in output.split("To raise it:")[1]
-    assert all(len(line) <= 60 or line.startswith(("sysctl", "mount", "ulimit")) for line in plain(output).splitlines())
+    assert all(len(line) <= 80 or line.startswith(("sysctl", "mount", "ulimit")) for line in plain(output).splitlines())
 
 
 def test_doctor_finds_what_is_tight() -> None:
