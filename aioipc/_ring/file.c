@@ -2,6 +2,7 @@
 #include "ring.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -89,6 +90,7 @@ enum ring_result
 ring_identify(int file, struct ring_header *header)
 {
     struct stat status;
+    memset(header, 0, sizeof *header);  /* what is too short leaves the rest of it */
     if (fstat(file, &status) != 0)
         return RING_SYSTEM;
     ssize_t got = pread(file, header, CONSTANT, 0);
