@@ -43,7 +43,7 @@ _names = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--races", type=int, default=20_000, help="how often each race is run (20,000)")
+    parser.addoption("--races", type=int, default=3000, help="how often each race is run (3,000)")
     parser.addoption("--kills", type=int, default=300, help="how many processes tests of crashes kill (300)")
     parser.addoption("--write-snapshots", action="store_true", help="write tests/cli/snapshots anew, to be looked at")
     parser.addoption("--seed", type=int, default=None, help="repeat the races of a run that printed this seed")
