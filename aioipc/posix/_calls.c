@@ -6,7 +6,7 @@
  *
  * The operations that need not wait are done here, whole: send, receive and __anext__ make an Immediate
  * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Queue, in
- * Python; it calls the try_... methods, whose errors are plain OSErrors with their errno.
+ * Python; it calls the _try_... methods, whose errors are plain OSErrors with their errno.
  *
  * No call blocks: the descriptor is non-blocking.  So it keeps the GIL, unless it may copy a LONG_COPY.
  */
