@@ -72,6 +72,7 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 
 async def on_asyncio():
+    asyncio.get_running_loop().slow_callback_duration = 60  # -X dev tells of slow machines, too
     tasks = [asyncio.ensure_future(each()) for each in waits]
     while waiting() < len(waits) - OPENINGS:
         await asyncio.sleep(0)
@@ -121,7 +122,8 @@ def main():
 if thread == "thread":
     worker = threading.Thread(target=main, daemon=way.startswith("SIG"))
     worker.start()
-    worker.join()
+    while worker.is_alive():
+        worker.join(0.1)  # a signal that comes when join() is just about to sleep does not wake it
 else:
     main()
 """
