@@ -86,7 +86,9 @@ def test_a_program_runs(program: Block, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(program.text)
     command = [*own_namespace(), sys.executable, "-X", "dev", "-W", "error", "program.py"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    # asyncio tells of steps that took 0.1 s: of a slow machine.
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (result.returncode, errors) == (0, [])
     assert program.output in (None, result.stdout)
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from candidate import (
@@ -254,14 +255,21 @@ class Iceoryx(Candidate):
 
     @contextmanager
     def link(self, context: BaseContext, size: int) -> Iterator[str]:
-        yield unique()
+        link = unique()
+        try:
+            yield link
+        finally:  # what it would keep for the next program
+            for path in Path("/dev/shm").glob(f"{link[1:]}_*"):
+                path.unlink()
 
     @contextmanager
     def service(self, link: str) -> Iterator[Any]:
         import iceoryx2 as iox2
 
         iox2.set_log_level(iox2.LogLevel.Error)
-        node = iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
+        config = iox2.config.default()
+        config.global_cfg.prefix = iox2.FileName.new(f"{link[1:]}_")
+        node = iox2.NodeBuilder.new().config(config).create(iox2.ServiceType.Ipc)
         yield (
             node.service_builder(iox2.ServiceName.new(link))
             .publish_subscribe(iox2.Slice[ctypes.c_uint8])
