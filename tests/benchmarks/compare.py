@@ -196,7 +196,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         "compiler": platform.python_compiler(),
-        "linux": platform.release(),
+        "linux": platform.release().partition("-")[0],
         "machine": platform.machine(),
         "processor": ", ".join(sorted(models)) or "unknown",
         "processors": len(PROCESSORS),
@@ -268,10 +268,11 @@ def measure(tables: list[Table], rounds: int) -> None:
     progress.clear()
 
 
-def as_json(tables: Iterable[Table], rounds: int) -> dict[str, Any]:
+def as_json(tables: Iterable[Table], rounds: int, *, quick: bool) -> dict[str, Any]:
     return {
         "environment": environment(),
         "rounds": rounds,
+        "quick": quick,
         "tables": {
             table.key: {
                 "title": table.title,
@@ -301,7 +302,7 @@ def main() -> None:
         if not tables:
             parser.error("there is no such table")
         measure(tables, rounds)
-    results = as_json(tables, rounds)
+    results = as_json(tables, rounds, quick=arguments.quick)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
     print(report.text(results))

@@ -223,7 +223,7 @@ def markdown(results: Results) -> Iterator[str]:
     yield (
         f"Made on {found['date']} with Python {found['python']} on Linux {found['linux']}, {found['machine']}, "
         f"{found['processors']} processors ({found['processor']}), load {found['load before']:.1f} before; "
-        f"{results['rounds']} rounds. {packages}."
+        f"{results['rounds']} {'short rounds (--quick)' if results['quick'] else 'rounds'}. {packages}."
     )
     yield "### What is promised"
     yield markdown_table(FIGURE_HEAD, list(figure_lines(results)))
