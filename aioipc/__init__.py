@@ -23,7 +23,7 @@ from aioipc.errors import (
 if TYPE_CHECKING:
     from aioipc.channel import Channel, ChannelStatistics
 else:
-    __getattr__, __dir__ = _lazy.names_of(__name__, "channel", "Channel", "ChannelStatistics")
+    __getattr__, __dir__ = _lazy.names_of(__name__, channel=("Channel", "ChannelStatistics"))
 
 __all__ = [
     "AccessError",

@@ -436,7 +436,8 @@ def test_names_that_come_with_their_module() -> None:
         import sys
         import aioipc
         from aioipc import posix, sysv
-        assert "aioipc._memory" not in sys.modules
+        unused = "_memory", "posix.message_queue", "sysv.message_queue", "channel"
+        assert not [name for name in unused if f"aioipc.{name}" in sys.modules]
         for package in (posix, sysv):
             assert {"SharedMemory", "SharedMemoryStatistics", "MessageQueue"} <= set(dir(package))
             assert package.SharedMemory is package.SharedMemory
@@ -450,6 +451,11 @@ def test_names_that_come_with_their_module() -> None:
         assert SharedMemory is posix.SharedMemory
         """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("module", ["_ring._binding", "posix._calls", "channel", "posix.fifo", "sysv.semaphore"])
+def test_any_module_can_be_the_first(module: str) -> None:
+    subprocess.run([sys.executable, "-c", f"import aioipc.{module}"], check=True)
 
 
 def test_the_segment_of_a_c_program_is_counted_out(key: int, shm: str) -> None:

@@ -126,7 +126,7 @@ static const struct {
 PyMODINIT_FUNC
 PyInit__binding(void)
 {
-    immediate = PyCapsule_Import(IMMEDIATE_CAPSULE, 0);
+    immediate = import_immediate();
     if (immediate == NULL || PyType_Ready(&Loan_type) < 0)
         return NULL;
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)

@@ -41,7 +41,8 @@ struct immediate_kind {
     bool lends;             /* its result must go with the last who uses it: nothing here may keep it */
 };
 
-#define IMMEDIATE_CAPSULE "aioipc._waiting._immediate._API"
+#define IMMEDIATE_MODULE "aioipc._waiting._immediate"
+#define IMMEDIATE_CAPSULE IMMEDIATE_MODULE "._API"
 
 struct immediate_api {
     PyTypeObject *gate_type;
@@ -59,8 +60,22 @@ struct immediate_api {
     PyObject *(*make_record)(PyTypeObject *record, PyObject *fields);
 };
 
+#ifndef AIOIPC_IMMEDIATE_MODULE
+/* For the init function of a module. */
+static inline const struct immediate_api *
+import_immediate(void)
+{
+    /* PyCapsule_Import alone imports the package only. */
+    PyObject *module = PyImport_ImportModule(IMMEDIATE_MODULE);
+    if (module == NULL)
+        return NULL;
+    const struct immediate_api *api = PyCapsule_Import(IMMEDIATE_CAPSULE, 0);
+    Py_DECREF(module);
+    return api;
+}
+
 /* Within the module. */
-#ifdef AIOIPC_IMMEDIATE_MODULE
+#else
 extern PyTypeObject Gate_type, Immediate_type;
 extern PyObject *immediate_no_arguments;    /* () */
 int gate_count_forks(void);

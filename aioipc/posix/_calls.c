@@ -346,7 +346,7 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC
 PyInit__calls(void)
 {
-    immediate = PyCapsule_Import(IMMEDIATE_CAPSULE, 0);
+    immediate = import_immediate();
     if (immediate == NULL || PyType_Ready(&Queue_type) < 0)
         return NULL;
     if ((str_send = PyUnicode_InternFromString("_send")) == NULL

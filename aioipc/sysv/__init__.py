@@ -3,15 +3,21 @@
 from typing import TYPE_CHECKING
 
 from aioipc import _lazy
-from aioipc.sysv._msg import Message
 from aioipc.sysv.keys import PRIVATE, ftok
-from aioipc.sysv.message_queue import MessageQueue, MessageQueueStatistics
-from aioipc.sysv.semaphore import SemaphoreSet, SemaphoreSetStatistics, SetMember
 
 if TYPE_CHECKING:
+    from aioipc.sysv._msg import Message
+    from aioipc.sysv.message_queue import MessageQueue, MessageQueueStatistics
+    from aioipc.sysv.semaphore import SemaphoreSet, SemaphoreSetStatistics, SetMember
     from aioipc.sysv.shared_memory import SharedMemory, SharedMemoryStatistics
 else:
-    __getattr__, __dir__ = _lazy.names_of(__name__, "shared_memory", "SharedMemory", "SharedMemoryStatistics")
+    __getattr__, __dir__ = _lazy.names_of(
+        __name__,
+        _msg=("Message",),
+        message_queue=("MessageQueue", "MessageQueueStatistics"),
+        semaphore=("SemaphoreSet", "SemaphoreSetStatistics", "SetMember"),
+        shared_memory=("SharedMemory", "SharedMemoryStatistics"),
+    )
 
 __all__ = [
     "PRIVATE",

@@ -356,10 +356,10 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def importing(module: str) -> float:
+def importing(statement: str) -> float:
     """Seconds that an import adds to those of asyncio and anyio."""
-    before = "" if module == "asyncio, anyio" else "import asyncio, anyio; "
-    code = f"import time; {before}t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    before = "" if statement == "import asyncio, anyio" else "import asyncio, anyio; "
+    code = f"import time; {before}t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
     with suppress(KeyError):
         del os.environ["PYTHONDONTWRITEBYTECODE"]  # as users have it
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)

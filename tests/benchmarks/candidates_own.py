@@ -128,6 +128,12 @@ class OwnPosixQueue(Candidate):
             yield queue
 
 
+class OwnPosixQueueToC(OwnPosixQueue):
+    """For round trips to a process that uses something else."""
+
+    title = "aioipc.posix.MessageQueue to C"
+
+
 class OwnSystemVQueue(Candidate):
     title = "aioipc.sysv.MessageQueue"
     own = True

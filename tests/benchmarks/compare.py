@@ -32,7 +32,8 @@ import alone
 import report
 from candidate import Candidate, read_limit
 from candidates import CANDIDATES
-from candidates_others import Program
+from candidates_others import PosixQueueInC, Program
+from candidates_own import OwnPosixQueueToC
 from processes import PROCESSORS, Failed, NotPossible
 from transfers import Measured, round_trips, transfer
 
@@ -120,6 +121,9 @@ def transfers(*, quick: bool) -> Iterator[Table]:
         runs = [(one, partial(transfer, one, 64, senders=senders, receivers=receivers)) for one in CANDIDATES]
         yield Table(key, title, [row_of(one, run, 1000, seconds) for one, run in runs])
     rows = [row_of(one, partial(round_trips, one, 8), 100, seconds) for one in CANDIDATES]
+    for loop in ("asyncio", "uvloop"):
+        own = OwnPosixQueueToC(loop)
+        rows.append(row_of(own, partial(round_trips, own, 8, far=PosixQueueInC()), 100, seconds))
     yield Table("round-trip", "Round trip, 8 B", rows)
 
 
@@ -166,12 +170,15 @@ def others(*, quick: bool) -> Iterator[Table]:
     yield Table("tasks", "Wake one of so many tasks that wait for a POSIX queue", task_rows)
     idle_rows = [Row(loop, "own", seconds_of(alone.idle, loop, 1 if quick else 10)) for loop in ("asyncio", "uvloop")]
     yield Table("idle", "Processor time of 10 s with each kind of wait pending", idle_rows, rounds=1)
-    modules = ("asyncio, anyio", "aioipc", "multiprocessing", "zmq.asyncio", "pynng", "aioprocessing", "faster_fifo")
-    yield Table(
-        "import",
-        "Import, beyond asyncio and anyio",
-        [Row(name, "own" if name == "aioipc" else "peer", seconds_of(alone.importing, name)) for name in modules],
-    )
+    imports = {name: f"import {name}" for name in ("asyncio, anyio", "aioipc")}
+    imports["aioipc, all kinds"] = "from aioipc import *; from aioipc.posix import *; from aioipc.sysv import *"
+    for name in ("multiprocessing", "zmq.asyncio", "pynng", "aioprocessing", "faster_fifo"):
+        imports[name] = f"import {name}"
+    import_rows = [
+        Row(name, "own" if name.startswith("aioipc") else "peer", seconds_of(alone.importing, statement))
+        for name, statement in imports.items()
+    ]
+    yield Table("import", "Import, beyond asyncio and anyio", import_rows)
     if not quick:
         names = [f"aioipc.posix.{name}" for name in ("MessageQueue", "Semaphore", "SharedMemory")]
         names += [f"aioipc.sysv.{name}" for name in ("MessageQueue", "SemaphoreSet", "SharedMemory")]

@@ -74,8 +74,9 @@ def _figures() -> Iterator[Figure]:
         own, bare = f"aioipc.{kind}, async for", f"{package}, bare loop"
         yield Figure(f"{own}, by {bare}", f"take-{kind}", own, bare, at_most=1.25)
     for loop in ("asyncio", "uvloop"):
-        own, other = f"aioipc.posix.MessageQueue ({loop})", "C, blocking, POSIX queue"
-        yield Figure(f"round trip, {own}, by {other}", "round-trip", own, other, at_most=1.5)
+        for own in (f"aioipc.posix.MessageQueue to C ({loop})", f"aioipc.posix.MessageQueue ({loop})"):
+            other = "C, blocking, POSIX queue"
+            yield Figure(f"round trip, {own}, by {other}", "round-trip", own, other, at_most=1.5)
     for kind, package in (("posix", "posix_ipc"), ("sysv", "sysv_ipc")):
         for loop in ("asyncio", "uvloop"):
             own, other = f"aioipc.{kind} ({loop})", f"run_in_executor, {package} ({loop})"
@@ -103,6 +104,7 @@ ABSOLUTE = (
     ("idle", "asyncio", 0.010, "processor time of 10 s of all kinds of waits (asyncio)"),
     ("idle", "uvloop", 0.010, "processor time of 10 s of all kinds of waits (uvloop)"),
     ("import", "aioipc", 0.025, "import aioipc, beyond asyncio and anyio"),
+    ("import", "aioipc, all kinds", 0.025, "the same, and everything that is imported when first used"),
 )
 """Figures in seconds: table, row, bound, text."""
 

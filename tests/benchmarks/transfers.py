@@ -272,9 +272,6 @@ def run_program(work: Work, candidate: Program, barrier: Barrier) -> Result:
 # In the process that asks for it
 
 
-# In the process that asks for it
-
-
 class Measured(NamedTuple):
     """One round of a transfer."""
 
@@ -325,14 +322,17 @@ def not_possible(candidate: Candidate, size: int, senders: int, receivers: int) 
     return None
 
 
-def round_trips(candidate: Candidate, size: int, count: int) -> Measured:
-    """Messages to another process and back."""
+def round_trips(candidate: Candidate, size: int, count: int, far: Candidate | None = None) -> Measured:
+    """Messages to another process and back.
+
+    :param far: what the other process uses, if not the same
+    """
     if candidate.batch > 1:
         raise NotPossible("one message at a time")
     if reason := not_possible(candidate, size, 1, 1):
         raise NotPossible(reason)
     with ExitStack() as stack:
         links = [stack.enter_context(candidate.link(CONTEXT, size)) for _ in range(2)]
-        works = [Work(candidate, role, size, count, 0, links) for role in ("echo", "ping")]
+        works = [Work(far or candidate, "echo", size, count, 0, links), Work(candidate, "ping", size, count, 0, links)]
         _, result = perform([partial(run, work) for work in works])
     return Measured(sum(result.trips) / 1e9, count, trips=result.trips)
