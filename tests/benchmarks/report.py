@@ -104,7 +104,6 @@ ABSOLUTE = (
     ("idle", "asyncio", 0.010, "processor time of 10 s of all kinds of waits (asyncio)"),
     ("idle", "uvloop", 0.010, "processor time of 10 s of all kinds of waits (uvloop)"),
     ("import", "aioipc", 0.025, "import aioipc, beyond asyncio and anyio"),
-    ("import", "aioipc, all kinds", 0.025, "the same, and everything that is imported when first used"),
 )
 """Figures in seconds: table, row, bound, text."""
 
