@@ -99,13 +99,18 @@ def new_name() -> Iterator[Callable[[], str]]:
 
     yield make
     for name in made:
-        with suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_message_queue(name)
-        with suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_semaphore(name)
-        remove_doorbells(name)
-        with suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(name)
+        remove_named(name)
+
+
+def remove_named(name: str) -> None:
+    """Remove the POSIX objects and the channel of this name, if there are any."""
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_message_queue(name)
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_semaphore(name)
+    remove_doorbells(name)
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_shared_memory(name)
 
 
 def doorbells(name: str) -> list[Path]:
@@ -145,22 +150,33 @@ def new_key() -> Iterator[Callable[[], int]]:
     """Makes keys that nobody uses; the System V queues, sets and segments of these keys are removed in the end."""
     made: list[int] = []
 
-    def find(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore | sysv_ipc.SharedMemory]:
-        for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore, sysv_ipc.SharedMemory):
-            with suppress(sysv_ipc.ExistentialError):
-                yield kind(key, 0, 0)
-
     def make() -> int:
-        key = random.SystemRandom().randrange(1, 2**31)
-        if any(find(key)):
-            return make()
-        made.append(key)
-        return key
+        made.append(unused_key())
+        return made[-1]
 
     yield make
     for key in made:
-        for found in find(key):
-            found.remove()
+        remove_keyed(key)
+
+
+def unused_key() -> int:
+    """A key that nobody uses."""
+    while True:
+        key = random.SystemRandom().randrange(1, 2**31)
+        if not any(_find_keyed(key)):
+            return key
+
+
+def remove_keyed(key: int) -> None:
+    """Remove the System V queue, set and segment of this key, if there are any."""
+    for found in _find_keyed(key):
+        found.remove()
+
+
+def _find_keyed(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore | sysv_ipc.SharedMemory]:
+    for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore, sysv_ipc.SharedMemory):
+        with suppress(sysv_ipc.ExistentialError):
+            yield kind(key, 0, 0)
 
 
 @pytest.fixture
