@@ -85,20 +85,27 @@ def test_what_a_process_returns_and_raises() -> None:
 
 
 def test_a_process_that_hangs_says_where() -> None:
+    reading, writing = os.pipe()
+
     def sleep_for_long() -> None:
+        os.write(writing, b"x")
         time.sleep(100)
 
     with World() as world:
         child = world.fork(sleep_for_long)
+        os.read(reading, 1)
         with pytest.raises(Hung, match="in sleep_for_long"):
             child.result(0.1)
         stopped = world.fork(sleep_for_long)
+        os.read(reading, 1)
         stopped.signal(signal.SIGSTOP)
-        with pytest.raises(Hung):
+        with pytest.raises(Hung, match="in sleep_for_long"):
             stopped.wait(0.1)
         killed = world.fork(sleep_for_long)
         killed.kill()
         assert killed.wait() == -signal.SIGKILL
+    os.close(reading)
+    os.close(writing)
 
 
 def test_programs() -> None:
