@@ -59,10 +59,16 @@ close_in_child(void)
 static void
 leave_if_done(Ring *self)
 {
-    if (self->is_joined && self->is_closed && self->lent == 0) {
+    if (!self->is_closed || self->lent > 0)
+        return;
+    if (self->is_joined) {
         ring_leave(&self->ring);
         close_descriptors(self);
         forget(self);
+    }
+    if (self->views == 0 && self->ring.memory.header != NULL) {
+        ring_unmap(&self->ring.memory);
+        self->ring.memory.header = NULL;
     }
 }
 
@@ -70,6 +76,13 @@ void
 take_back(Ring *self)
 {
     self->lent--;
+    leave_if_done(self);
+}
+
+void
+take_view_back(Ring *self)
+{
+    self->views--;
     leave_if_done(self);
 }
 
@@ -168,8 +181,6 @@ Ring_dealloc(Ring *self)
     PyObject_GC_UnTrack(self);
     self->is_closed = true;
     leave_if_done(self);    /* nothing is lent: a loan has a reference */
-    if (self->ring.memory.header != NULL)
-        ring_unmap(&self->ring.memory);
     immediate->clear_line(&self->sending);
     immediate->clear_line(&self->receiving);
     type->tp_free((PyObject *)self);

@@ -15,7 +15,8 @@ typedef struct Loan Loan;
  *
  * Invariants
  *   1. The ring is in the address space, and this process a peer, from the creation until it is closed and
- *      nothing is lent any more: not before, for a copy may be under way and arrays may lie there.
+ *      nothing is lent any more: not before, for a copy may be under way and arrays may lie there.  Where arrays
+ *      of messages that were given back lie, the memory stays until they are gone.
  *   2. No operation touches the ring once it is closed, or in a child of a fork.  The gates see to that on the fast
  *      path, Python on the slow one.  But foreign code may run in between, in __buffer__ or in another thread: who
  *      is about to touch it asks is_open.
@@ -27,6 +28,7 @@ typedef struct Ring {
     struct immediate_line receiving;
     Loan *loans;            /* those whose block has not ended */
     Py_ssize_t lent;        /* reasons not to leave: loans, and copies under way */
+    Py_ssize_t views;       /* buffers that are out, of any loan */
     bool is_joined;
     bool is_closed;
     struct Ring *next, *previous;   /* all that have joined */
@@ -49,6 +51,7 @@ void close_in_child(void);
 
 /* Something that was lent is back. */
 void take_back(Ring *self);
+void take_view_back(Ring *self);
 
 /* A loan of a message that was just reserved or borrowed; for want of memory, that is undone. */
 Loan *new_loan(Ring *ring, const struct ring_loan *message, bool is_written);

@@ -125,6 +125,7 @@ Loan_getbuffer(Loan *self, Py_buffer *view, int flags)
                           flags) < 0)
         return -1;
     self->views++;
+    self->ring->views++;
     return 0;
 }
 
@@ -134,6 +135,7 @@ Loan_releasebuffer(Loan *self, Py_buffer *Py_UNUSED(view))
     self->views--;
     if (self->views == 0 && self->state == LEAVING)
         give_back(self);
+    take_view_back(self->ring);
 }
 
 bool

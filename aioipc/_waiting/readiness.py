@@ -93,8 +93,11 @@ class Doorbells(Descriptor):
         self._watch(on_trio, *(poll.fileno() for poll in self._polls), is_writable=False)
 
     def close(self) -> None:
-        super().close()
-        self._close_polls()
+        if not self.closed:
+            super().close()
+            self._close_polls()
+            # They lead back to the owner, whose memory is to go with the last reference and not with a collection.
+            del self._listen, self._deafen
 
     def _close_polls(self) -> None:
         self._deafen()

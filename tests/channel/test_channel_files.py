@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import gc
 import os
 import resource
 import socket
@@ -327,7 +326,6 @@ def test_no_more_address_space(name: str, existing: bool) -> None:
     def use_up() -> None:
         if existing:
             Channel.create(name, capacity=2**26, persist=True).close()
-            gc.collect()  # until then it is mapped
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**25, -1))
         make = (lambda: Channel.open(name)) if existing else (lambda: Channel.create(name, capacity=2**26))

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -321,6 +322,54 @@ async def test_collected_unclosed_it_warns_and_leaks_nothing(name: str, descript
             gc.collect()
         assert descriptors() == before
         assert channel.statistics().senders == 0
+
+
+def mappings(file: int) -> int:
+    """How often this inode is in the address space."""
+    return [int(line.split()[4]) for line in Path("/proc/self/maps").read_text().splitlines()].count(file)
+
+
+@pytest.mark.anyio
+async def test_closed_its_memory_is_given_back_at_once(name: str) -> None:
+    async with Channel.create(name) as channel:
+        file = os.stat(f"/dev/shm{name}").st_ino
+        await wait_in_vain(channel)
+        assert mappings(file) == 2
+    assert mappings(file) == 0
+    assert "closed" in repr(channel)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["borrow", "reserve"])
+async def test_closed_its_memory_stays_as_long_as_a_view_of_it(name: str, way: str) -> None:
+    with Channel.create(name) as channel:
+        file = os.stat(f"/dev/shm{name}").st_ino
+        channel.send_nowait(b"abc")
+        view = await getattr(channel, way)(*[3] * (way == "reserve")).__aenter__()
+        other = memoryview(view)
+        channel.close()
+        view.release()
+        assert mappings(file) == 2
+        assert len(bytes(other)) == 3
+        other.release()
+        assert mappings(file) == 0
+
+
+@pytest.mark.anyio
+async def test_nothing_but_the_last_reference_keeps_a_closed_handle(name: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        channel = Channel.create(name)
+        await wait_in_vain(channel)
+        await anyio.lowlevel.checkpoint()  # the scope's own callback has the traceback
+        channel.unlink()
+        channel.close()
+        gone = weakref.ref(channel)
+        del channel
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_descriptors_are_close_on_exec(name: str) -> None:
