@@ -211,16 +211,12 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     _remove_object = unlink
 
-    # Sending: see also send() and reserve() of the base
+    # Sending: see also send(), send_nowait() and reserve() of the base
 
     async def _send(self, item: Buffer) -> None:
         await self._sending.perform(self._attempt, self._try_send, _plain(item), True)
 
-    def send_nowait(self, item: Buffer) -> None:
-        """Send a message if there is room.  Parameters and exceptions are those of `send`, and
-
-        :raises WouldBlock: if there is none, or tasks wait for room already
-        """
+    def _send_nowait(self, item: Buffer) -> None:
         self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
 
     async def send_many(self, items: Iterable[Buffer]) -> None:
@@ -265,7 +261,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """Do what `end` does: the name that anyio has for it."""
         await self.end()
 
-    # Receiving: see also receive() and borrow() of the base
+    # Receiving: see also receive(), receive_nowait() and borrow() of the base
 
     async def _receive(self) -> bytes:
         return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
@@ -276,11 +272,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         except (ClosedError, EndOfStream):
             raise StopAsyncIteration from None
 
-    def receive_nowait(self) -> bytes:
-        """Receive the next message if there is one.  Exceptions are those of `receive`, and
-
-        :raises WouldBlock: if there is none, or tasks wait for messages already
-        """
+    def _receive_nowait(self) -> bytes:
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive, False)
 
     async def receive_many(self, max_messages: int) -> list[bytes]:

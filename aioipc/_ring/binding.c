@@ -331,6 +331,16 @@ static PyMethodDef Ring_methods[] = {
          ":raises ClosedError: if the handle is closed, now or while it waits\n"
          ":raises CorruptError: if what is in the shared memory can't be right\n"
          ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork")},
+    {"send_nowait", (PyCFunction)Ring_send_nowait, METH_O,
+     PyDoc_STR(
+         "send_nowait($self, item, /)\n--\n\n"
+         "Send a message if there is room.  Parameters and exceptions are those of `send`, and\n\n"
+         ":raises WouldBlock: if there is none, or tasks wait for room already")},
+    {"receive_nowait", (PyCFunction)Ring_receive_nowait, METH_NOARGS,
+     PyDoc_STR(
+         "receive_nowait($self, /)\n--\n\n"
+         "Receive the next message if there is one.  Exceptions are those of `receive`, and\n\n"
+         ":raises WouldBlock: if there is none, or tasks wait for messages already")},
     {"reserve", (PyCFunction)(void (*)(void))Ring_reserve, METH_FASTCALL | METH_KEYWORDS, Ring_reserve_doc},
     {"reserve_nowait", (PyCFunction)(void (*)(void))Ring_reserve_nowait, METH_FASTCALL | METH_KEYWORDS,
      Ring_reserve_nowait_doc},

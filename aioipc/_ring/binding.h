@@ -36,7 +36,8 @@ typedef struct Ring {
 
 extern PyTypeObject Ring_type, Loan_type, AsyncBlock_type, Block_type;
 extern const struct immediate_api *immediate;
-extern PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait;  /* the methods of the slow path */
+extern PyObject *str_send, *str_send_nowait, *str_receive, *str_receive_nowait, *str_next, *str_enter,
+    *str_enter_nowait;      /* the methods of the slow path */
 extern PyObject *str_check, *str_check_size;        /* those that say what is wrong */
 extern PyObject *memoryview_release;
 
@@ -87,10 +88,12 @@ void copy_message(Ring *self, char *to, const char *from, size_t size);
 
 /* The methods of Ring. */
 PyObject *Ring_send(Ring *self, PyObject *item);
+PyObject *Ring_send_nowait(Ring *self, PyObject *item);
 PyObject *Ring_try_send(Ring *self, PyObject *args);
 PyObject *Ring_try_send_many(Ring *self, PyObject *args);
 PyObject *Ring_try_end(Ring *self, PyObject *args);
 PyObject *Ring_receive(Ring *self, PyObject *ignored);
+PyObject *Ring_receive_nowait(Ring *self, PyObject *ignored);
 PyObject *Ring_anext(Ring *self);
 PyObject *Ring_try_receive(Ring *self, PyObject *args);
 PyObject *Ring_try_receive_many(Ring *self, PyObject *args);

@@ -6,7 +6,8 @@
 #include <sys/inotify.h>
 
 const struct immediate_api *immediate;
-PyObject *str_send, *str_receive, *str_next, *str_enter, *str_enter_nowait, *str_check, *str_check_size;
+PyObject *str_send, *str_send_nowait, *str_receive, *str_receive_nowait, *str_next, *str_enter, *str_enter_nowait,
+    *str_check, *str_check_size;
 PyObject *memoryview_release;
 
 static PyObject *
@@ -119,7 +120,8 @@ static const struct {
     PyObject **string;
     const char *text;
 } strings[] = {
-    {&str_send, "_send"}, {&str_receive, "_receive"}, {&str_next, "_next"}, {&str_enter, "_enter"},
+    {&str_send, "_send"}, {&str_send_nowait, "_send_nowait"}, {&str_receive, "_receive"},
+    {&str_receive_nowait, "_receive_nowait"}, {&str_next, "_next"}, {&str_enter, "_enter"},
     {&str_enter_nowait, "_enter_nowait"}, {&str_check, "_check"}, {&str_check_size, "_check_size"},
 };
 

@@ -140,18 +140,33 @@ perform_receive(PyObject *owner, PyObject *Py_UNUSED(argument))
 }
 
 static PyObject *
+perform_receive_nowait(PyObject *owner, PyObject *Py_UNUSED(argument))
+{
+    return PyObject_CallMethodNoArgs(owner, str_receive_nowait);
+}
+
+static PyObject *
 perform_next(PyObject *owner, PyObject *Py_UNUSED(argument))
 {
     return PyObject_CallMethodNoArgs(owner, str_next);
 }
 
 static const struct immediate_kind receive_kind = {"receive()", attempt_receive, perform_receive};
+static const struct immediate_kind receive_nowait_kind = {
+    "receive_nowait()", attempt_receive, perform_receive_nowait,
+};
 static const struct immediate_kind next_kind = {"__anext__()", attempt_receive, perform_next};
 
 PyObject *
 Ring_receive(Ring *self, PyObject *Py_UNUSED(ignored))
 {
     return make_immediate(&receive_kind, self, &self->receiving, NULL);
+}
+
+PyObject *
+Ring_receive_nowait(Ring *self, PyObject *Py_UNUSED(ignored))
+{
+    return immediate->now(&receive_nowait_kind, (PyObject *)self, &self->receiving, NULL);
 }
 
 PyObject *

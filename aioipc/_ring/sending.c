@@ -83,12 +83,25 @@ perform_send(PyObject *owner, PyObject *item)
     return PyObject_CallMethodOneArg(owner, str_send, item);
 }
 
+static PyObject *
+perform_send_nowait(PyObject *owner, PyObject *item)
+{
+    return PyObject_CallMethodOneArg(owner, str_send_nowait, item);
+}
+
 static const struct immediate_kind send_kind = {"send()", attempt_send, perform_send};
+static const struct immediate_kind send_nowait_kind = {"send_nowait()", attempt_send, perform_send_nowait};
 
 PyObject *
 Ring_send(Ring *self, PyObject *item)
 {
     return make_immediate(&send_kind, self, &self->sending, item);
+}
+
+PyObject *
+Ring_send_nowait(Ring *self, PyObject *item)
+{
+    return immediate->now(&send_nowait_kind, (PyObject *)self, &self->sending, item);
 }
 
 PyObject *

@@ -24,13 +24,19 @@ typedef struct {
     enum state state;
 } Immediate;
 
+static bool
+is_made(const struct immediate_line *line)
+{
+    if (line->gate == NULL)
+        PyErr_SetString(PyExc_RuntimeError, "this was not made by create or open");
+    return line->gate != NULL;
+}
+
 PyObject *
 immediate_make(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line, PyObject *argument)
 {
-    if (line->gate == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "this was not made by create or open");
+    if (!is_made(line))
         return NULL;
-    }
     /* The previous result must not live on in the exception that brought it. */
     if (line->stop != NULL && Py_REFCNT(line->stop) == 1)
         Py_CLEAR(((PyStopIterationObject *)line->stop)->value);
@@ -50,6 +56,19 @@ immediate_make(const struct immediate_kind *kind, PyObject *owner, struct immedi
     self->argument = Py_XNewRef(argument);
     self->state = FRESH;
     return (PyObject *)self;
+}
+
+PyObject *
+immediate_now(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line, PyObject *argument)
+{
+    if (!is_made(line))
+        return NULL;
+    if (gate_is_free(line->gate)) {
+        PyObject *result = kind->attempt(owner, argument);
+        if (result != NULL || PyErr_Occurred())
+            return result;
+    }
+    return kind->perform(owner, argument);
 }
 
 int

@@ -70,9 +70,15 @@ Gate_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 }
 
 bool
+gate_is_free(const Gate *self)
+{
+    return !self->held && self->generation == generation;
+}
+
+bool
 gate_enter(Gate *self)
 {
-    if (self->held || self->generation != generation)
+    if (!gate_is_free(self))
         return false;
     self->operations++;
     turn.operations++;

@@ -169,8 +169,8 @@ static PyMethodDef module_methods[] = {
 };
 
 static const struct immediate_api api = {
-    &Gate_type, gate_is_inherited, immediate_make, immediate_traverse_line, immediate_empty_line, immediate_clear_line,
-    is_record, make_record,
+    &Gate_type, gate_is_inherited, immediate_make, immediate_now, immediate_traverse_line, immediate_empty_line,
+    immediate_clear_line, is_record, make_record,
 };
 
 static struct PyModuleDef module = {

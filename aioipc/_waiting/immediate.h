@@ -35,8 +35,8 @@ struct immediate_kind {
     /* Try.  NULL without an exception: it would have to wait, or failed, and took nothing.  NULL with one, as for want
      * of memory: that is raised. */
     PyObject *(*attempt)(PyObject *owner, PyObject *argument);
-    /* The coroutine that does the whole operation, with waiting, explaining errors.  NULL for an operation that never
-     * waits, and tries whatever the gate says: it succeeds or raises. */
+    /* The coroutine that does the whole operation, with waiting, explaining errors; or what does so without waiting, for
+     * immediate_now.  NULL for an operation that never waits, and tries whatever the gate says: it succeeds or raises. */
     PyObject *(*perform)(PyObject *owner, PyObject *argument);
     bool lends;             /* its result must go with the last who uses it: nothing here may keep it */
 };
@@ -50,6 +50,9 @@ struct immediate_api {
     /* line is part of owner; argument may be NULL. */
     PyObject *(*make)(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
                       PyObject *argument);
+    /* Do an operation that is not awaited, at once. */
+    PyObject *(*now)(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
+                     PyObject *argument);
     int (*traverse_line)(struct immediate_line *line, visitproc visit, void *arg);
     /* All but the gate, for tp_clear: whoever comes now must find out whose it is. */
     void (*empty_line)(struct immediate_line *line);
@@ -80,9 +83,12 @@ extern PyTypeObject Gate_type, Immediate_type;
 extern PyObject *immediate_no_arguments;    /* () */
 int gate_count_forks(void);
 bool gate_enter(Gate *self);
+bool gate_is_free(const Gate *self);
 bool gate_is_inherited(const Gate *self);
 PyObject *immediate_make(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
                          PyObject *argument);
+PyObject *immediate_now(const struct immediate_kind *kind, PyObject *owner, struct immediate_line *line,
+                        PyObject *argument);
 int immediate_traverse_line(struct immediate_line *line, visitproc visit, void *arg);
 void immediate_empty_line(struct immediate_line *line);
 void immediate_clear_line(struct immediate_line *line);

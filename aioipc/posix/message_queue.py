@@ -183,17 +183,13 @@ class MessageQueue(_calls.Queue, Messages[Message]):
 
     _remove_object = unlink
 
-    # Sending: see also send() of the base
+    # Sending: see also send() and send_nowait() of the base
 
     async def _send(self, item: Buffer | Message, priority: int | None = None) -> None:
         data, priority = self._outgoing(item, priority)
         await self._descriptor.writing.perform(self._attempt_send, data, priority)
 
-    def send_nowait(self, item: Buffer | Message, priority: int | None = None) -> None:
-        """Send a message if that is possible at once.  Parameters and exceptions are those of `send`, and
-
-        :raises WouldBlock: if the queue is full, or tasks wait for room already
-        """
+    def _send_nowait(self, item: Buffer | Message, priority: int | None = None) -> None:
         data, priority = self._outgoing(item, priority)
         self._descriptor.writing.perform_nowait(self._attempt_send, data, priority)
 
@@ -219,7 +215,7 @@ class MessageQueue(_calls.Queue, Messages[Message]):
             one_way = "receiving only: open it with write=True"
             raise explain(error, self.name, closed=self._descriptor.closed, busy="full", one_way=one_way) from None
 
-    # Receiving: see also receive() of the base
+    # Receiving: see also receive() and receive_nowait() of the base
 
     async def _receive(self) -> Message:
         return await self._descriptor.reading.perform(self._attempt_receive)
@@ -227,11 +223,7 @@ class MessageQueue(_calls.Queue, Messages[Message]):
     def _next(self) -> Coroutine[Any, Any, Message]:
         return until_closed(self._receive)
 
-    def receive_nowait(self) -> Message:
-        """Receive a message if there is one.  Exceptions are those of `receive`, and
-
-        :raises WouldBlock: if the queue is empty, or tasks wait for messages already
-        """
+    def _receive_nowait(self) -> Message:
         return self._descriptor.reading.perform_nowait(self._attempt_receive)
 
     def _attempt_receive(self) -> Message:

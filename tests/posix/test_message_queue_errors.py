@@ -303,7 +303,7 @@ def test_memory_of_the_kernel_runs_out(name: str, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(queue, "_try_send", fail)
         monkeypatch.setattr(queue, "_try_receive", fail)
         for number, kind in ((errno.ENOMEM, aioipc.LimitError), (errno.EIO, aioipc.KernelError)):
-            for call in (lambda: queue.send_nowait(b""), queue.receive_nowait):
+            for call in (lambda: queue._send_nowait(b""), queue._receive_nowait):
                 with pytest.raises(kind) as caught:
                     call()
                 assert caught.value.errno == number
