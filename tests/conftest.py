@@ -231,6 +231,12 @@ def compile_c(source: Path, program: Path, *others: Path) -> str:
     return str(program)
 
 
+def complaints(errors: str) -> list[str]:
+    """What a program in development mode wrote to standard error, but for asyncio's word on steps that took 0.1 s: they
+    tell of a slow machine."""
+    return [line for line in errors.splitlines() if not line.startswith("Executing <")]
+
+
 @contextmanager
 def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
     """A process that must end well when the block does, and is killed when the block fails."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import complaints
 
 import aioipc
 from aioipc import Channel
@@ -21,7 +22,7 @@ def test_each_frame_is_seen_once() -> None:
     command = [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLE)]
     environment = os.environ | {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error"}  # for the workers
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, complaints(result.stderr)) == (0, [])
     killed = re.search(r"^worker (\d+) hangs over frame (\d+), and is killed$", result.stdout, re.MULTILINE)
     assert killed is not None
     again = re.search(r"^worker (\d+) has got frame (\d+) instead$", result.stdout, re.MULTILINE)
