@@ -70,9 +70,12 @@ async def test_handles_of_one_semaphore_are_closed_one_by_one(name: str, sem: st
     """To the C library they are one, which it counts."""
 
     def mappings() -> int:
-        return Path("/proc/self/maps").read_text().count("/dev/shm/sem." + name[1:])
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return sum(line.split()[3:5] == [device, str(file.st_ino)] for line in lines)
 
     semaphore = Semaphore.create(name, value=0, persist=True)
+    file = os.stat("/dev/shm/sem." + name[1:])
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
     others = [Semaphore.open(name) for _ in range(3)]
     assert mappings() == 1
     for other in others:
