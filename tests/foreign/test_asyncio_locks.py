@@ -214,6 +214,22 @@ async def test_who_comes_again_stands_behind_the_others(name: str, kind: str) ->
         assert semaphore.value == 0
 
 
+async def test_who_comes_again_waits_for_one_that_has_not_run_yet(name: str, kind: str) -> None:
+    async with made(kind, name, 0) as (semaphore, tasks):
+
+        async def come_twice() -> None:
+            await tasks.acquire(1)
+            semaphore.release()
+            await tasks.acquire(3)
+
+        waiting = [await tasks.waiting(come_twice), await tasks.acquirer(2)]
+        semaphore.release()
+        semaphore.release()
+        for task in waiting:
+            await task.done.wait()
+        assert (tasks.result, semaphore.value) == ([1, 2, 3], 0)
+
+
 async def test_nobody_goes_past_one_who_has_not_run_yet(name: str, kind: str) -> None:
     async with made(kind, name, 0) as (semaphore, tasks):
         first = await tasks.acquirer(1)

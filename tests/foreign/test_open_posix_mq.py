@@ -116,8 +116,9 @@ def test_creating_what_exists_changes_nothing(name: str) -> None:
         queue.send_nowait(b"kept", priority=3)
         before = queue.statistics()
         for open_again in (
+            # Nor does it matter that no new queue can have these attributes.
             lambda: MessageQueue.create(
-                name, max_messages=1, max_message_size=1, mode=0o666, exist_ok=True, persist=True
+                name, max_messages=2**24, max_message_size=2**30, mode=0o666, exist_ok=True, persist=True
             ),
             lambda: MessageQueue.open(name),
         ):
@@ -289,7 +290,7 @@ async def test_a_message_that_comes_in_time_is_received(name: str) -> None:
 # Removing
 
 
-def test_removal_leaves_those_who_have_it_open(name: str, mq: str) -> None:
+def test_removal_leaves_those_who_have_it_open(name: str) -> None:
     with small(name) as queue, MessageQueue.open(name) as other:
         queue.send_nowait(b"before")
         queue.unlink()
@@ -299,6 +300,18 @@ def test_removal_leaves_those_who_have_it_open(name: str, mq: str) -> None:
         assert other.receive_nowait() == (b"before", 0)
         other.send_nowait(b"after")
         assert other.receive_nowait() == (b"after", 0)
+
+
+@pytest.mark.anyio
+async def test_removal_leaves_those_who_wait(name: str) -> None:
+    async with small(name) as queue, anyio.create_task_group() as group:
+        with MessageQueue.open(name) as other:
+            task = Task(group, queue.receive)
+            await until(lambda: queue.statistics().tasks_waiting_receive == 1)
+            other.unlink()
+            other.send_nowait(b"x")
+            await task.done.wait()
+            assert task.result == (b"x", 0)
 
 
 def test_who_may_not_remove_it_changes_nothing(name: str) -> None:

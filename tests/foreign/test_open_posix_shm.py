@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from conftest import NOBODY, as_nobody, become, in_child, with_own_shm
 from together import outcome, umask, winners
 
 import aioipc
+from aioipc import Channel
 from aioipc.posix import SharedMemory
 
 
@@ -49,9 +51,10 @@ def test_a_mode_does_not_bind_its_creator(name: str, mode: int) -> None:
     assert as_nobody(create_and_use) == [aioipc.AccessError, None if mode == 0o400 else aioipc.AccessError]
 
 
-def test_one_of_many_creates_it(new_name: Callable[[], str]) -> None:
+@pytest.mark.parametrize("create", [partial(SharedMemory.create, size=10), Channel.create], ids=["plain", "channel"])
+def test_one_of_many_creates_it(new_name: Callable[[], str], create: Callable[[str], object]) -> None:
     names = [new_name() for _ in range(50)]
-    assert winners(lambda number: SharedMemory.create(names[number], size=10)) == [1] * 50
+    assert winners(lambda number: create(names[number])) == [1] * 50
 
 
 def test_what_is_in_it_stays_while_nobody_has_it_open(name: str, shm: str) -> None:

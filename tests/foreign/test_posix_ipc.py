@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import in_child
+from conftest import Task, in_child, until
 
 import aioipc
 from aioipc import Channel
@@ -52,34 +52,37 @@ def assert_missing(name: str, kind: str) -> None:
         OPEN[kind](name)
 
 
-def use_queue(queue: MessageQueue) -> None:
-    queue.send_nowait(b"x")
-    assert queue.fileno() == 0
-    assert queue.receive_nowait() == (b"x", 0)
-
-
-def use_memory(segment: SharedMemory) -> None:
+def use_memory(segment: SharedMemory, loop: str) -> None:
     segment.resize(2 * segment.size)
     segment.buffer[-1] = 1
 
 
-def use_channel(channel: Channel) -> None:
-    channel.send_nowait(b"x")
-    assert channel.receive_nowait() == b"x"
+def use_stream(stream: MessageQueue | Channel, loop: str) -> None:
+    async def use() -> None:
+        async with anyio.create_task_group() as group:
+            task = Task(group, stream.receive)
+            await until(lambda: stream.statistics().tasks_waiting_receive == 1)
+            stream.send_nowait(b"x")
+            await task.done.wait()
+            assert task.result in (b"x", (b"x", 0))
+
+    anyio.run(use, backend=loop)
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])  # libuv does not go on without the standard descriptors
 @pytest.mark.parametrize(
     ("create", "use"),
-    [(CREATE["queue"], use_queue), (CREATE["shared memory"], use_memory), (Channel.create, use_channel)],
+    [(CREATE["queue"], use_stream), (CREATE["shared memory"], use_memory), (Channel.create, use_stream)],
     ids=["queue", "shared memory", "channel"],
 )
-def test_descriptor_zero(name: str, create: Callable[[str], Any], use: Callable[[Any], None]) -> None:
+def test_descriptor_zero(name: str, create: Callable[[str], Any], use: Callable[[Any, str], None], loop: str) -> None:
     """Which a daemon has closed, and the kernel gives to whoever opens something next."""
 
     def create_and_use() -> None:
         os.closerange(0, 3)
         with create(name) as handle:
-            use(handle)
+            os.fstat(0)
+            use(handle, loop)
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(0)
 

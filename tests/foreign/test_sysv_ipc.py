@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import times_out
-from together import long_ago
+from together import long_ago, winners
 
 import aioipc
 from aioipc.sysv import MessageQueue, SemaphoreSet, SharedMemory
@@ -37,6 +37,12 @@ def test_opened_by_its_key(key: int, kind: str) -> None:
         assert created.id >= 0
         with pytest.raises(aioipc.ExistsError):
             CREATE[kind](key)
+
+
+@each_object
+def test_one_of_many_creates_it(new_key: Callable[[], int], kind: str) -> None:
+    keys = [new_key() for _ in range(50)]
+    assert winners(lambda number: CREATE[kind](keys[number])) == [1] * 50
 
 
 @each_object
