@@ -32,7 +32,7 @@ def rows() -> Iterator[Row]:
 
 
 @functools.cache
-def tests_of(file: Path) -> set[str]:
+def defined_in(file: Path) -> set[str]:
     body = ast.parse(file.read_text()).body
     functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return {function.name for function in functions if function.name.startswith("test_")}
@@ -41,13 +41,13 @@ def tests_of(file: Path) -> set[str]:
 def test_it_names_tests_that_there_are() -> None:
     for row in rows():
         for file, name in row.tests:
-            assert name in tests_of(file), row
+            assert name in defined_in(file), row
 
 
 def test_it_names_all_tests_of_this_folder() -> None:
     named = {test for row in rows() for test in row.tests}
     others = Path(__file__).parent.glob("test_*.py")
-    assert {(file, name) for file in others if file != Path(__file__) for name in tests_of(file)} <= named
+    assert {(file, name) for file in others if file != Path(__file__) for name in defined_in(file)} <= named
 
 
 def test_each_row_has_a_result() -> None:
