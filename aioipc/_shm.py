@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Protocol
 
 from aioipc import _limits
@@ -17,6 +18,8 @@ from aioipc.posix._names import check_name
 DIRECTORY = "/dev/shm"  # noqa: S108
 SEMAPHORE_PREFIX = "sem."
 """What the C library puts before the name of a semaphore: sem_overview(7)."""
+SEMAPHORE_SIZE = 32 if sys.maxsize > 2**32 else 16
+"""Bytes of its file: of a sem_t."""
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
 
 _STEP = 16 * 2**20

@@ -16,10 +16,12 @@ import posix_ipc
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Acquirable, Lifetime
+from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE
 from aioipc._waiting.blocking import Calls
 from aioipc._waiting.workers import Call
 from aioipc.errors import (
     AccessError,
+    CorruptError,
     Error,
     ExistsError,
     LimitError,
@@ -93,6 +95,7 @@ class Semaphore(Acquirable, Lifetime):
         :param persist: leave the semaphore in the system
         :raises ExistsError: if the name is taken and `exist_ok` is false
         :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises CorruptError: if what has the name is too small for a semaphore
         :raises LimitError: if the process has no descriptor left, or the shared-memory file system no room
         :raises ValueError: if an argument can't be right
         """
@@ -107,6 +110,7 @@ class Semaphore(Acquirable, Lifetime):
         :param name: a slash and 1 to 251 bytes without another slash
         :raises NotFoundError: if there is none of that name
         :raises AccessError: if its mode and owner forbid it; it takes the right to read and to write
+        :raises CorruptError: if what has the name is too small for a semaphore
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if the name can't be right
         """
@@ -245,7 +249,7 @@ class _Acquire(Call[None]):
 def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semaphore:
     check_name(name, _LONGEST_NAME)
     try:
-        return posix_ipc.Semaphore(name, flags, mode, value)
+        semaphore = posix_ipc.Semaphore(name, flags, mode, value)
     except posix_ipc.ExistentialError:
         if flags:
             raise ExistsError(
@@ -265,6 +269,17 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
         ) from None
     except OSError as error:
         raise _explain(error, name) from None
+    file = _find(name)
+    # The C library maps any file.  To touch memory that this one does not have would end the process (SIGBUS).
+    if file is not None and file.st_size < SEMAPHORE_SIZE:
+        semaphore.close()
+        raise CorruptError(
+            errno.EUCLEAN,
+            f"its file has {file.st_size} bytes, too few for a semaphore: something else has made it; to remove it: "
+            f"`rm {_path_of(name)}`",
+            name,
+        )
+    return semaphore
 
 
 def _explain(error: OSError, name: str) -> Error:
@@ -280,9 +295,13 @@ def _too_great(name: str) -> LimitError:
     return LimitError(errno.EOVERFLOW, f"the value would pass SEM_VALUE_MAX ({_VALUE_MAX:,}), which is fixed", name)
 
 
+def _path_of(name: str) -> str:
+    return f"{DIRECTORY}/{SEMAPHORE_PREFIX}{name[1:]}"
+
+
 def _find(name: str) -> os.stat_result | None:
     """The file behind a name, where the C library keeps semaphores: sem_overview(7)."""
     try:
-        return os.stat("/dev/shm/sem." + name[1:])  # noqa: S108
+        return os.stat(_path_of(name))
     except OSError:
         return None

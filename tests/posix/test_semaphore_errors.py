@@ -8,6 +8,7 @@ import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import posix_ipc
@@ -166,6 +167,20 @@ def test_exists(name: str) -> None:
             Semaphore.create(name, value=1)
         assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, name)
         assert semaphore.value == 4
+
+
+@pytest.mark.parametrize("size", [0, 1, 15])
+def test_a_file_that_is_too_small(name: str, size: int) -> None:
+    """Somebody else's: to touch the memory behind it would end the process (SIGBUS)."""
+    path = Path("/dev/shm/sem." + name[1:])
+    path.write_bytes(bytes(size))
+    for attempt in (lambda: Semaphore.open(name), lambda: Semaphore.create(name, exist_ok=True)):
+        with pytest.raises(aioipc.CorruptError, match=f"{size} bytes.*`rm {path}`") as caught:
+            attempt()
+        assert (caught.value.errno, caught.value.filename) == (errno.EUCLEAN, name)
+    assert path.read_bytes() == bytes(size)
+    with pytest.raises(aioipc.ExistsError):
+        Semaphore.create(name)
 
 
 # Limits -----------------------------------------------------------------------------------------
