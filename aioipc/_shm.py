@@ -37,6 +37,8 @@ def make(name: str, size: int, mode: int) -> int:
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise KernelError(errno.ENOENT, f"there is no shared-memory file system at {DIRECTORY}", name) from None
+        if error.errno == errno.EACCES:
+            raise may_not_create(name) from None
         raise explain(error, name) from None
     try:
         reserve(descriptor, 0, size, name)
@@ -44,6 +46,13 @@ def make(name: str, size: int, mode: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def may_not_create(name: str) -> AccessError:
+    """The mode of the directory forbids it."""
+    return AccessError(
+        errno.EACCES, f"user {os.geteuid()} may not create anything in {DIRECTORY}: see `ls -ld {DIRECTORY}`", name
+    )
 
 
 def check_free(name: str, what: str) -> None:

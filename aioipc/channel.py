@@ -162,7 +162,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :param exist_ok: take over the channel that exists, with its messages, capacity and mode as they are
         :param persist: leave the channel in the system
         :raises ExistsError: if the name is taken and `exist_ok` is false
-        :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises AccessError: if the name is taken and its mode forbids to take it over, or that of /dev/shm to create it
         :raises CorruptError: if what has the name is no channel, or a broken one
         :raises LimitError: if the shared-memory file system has no room, or the process no descriptor left
         :raises ValueError: if an argument can't be right

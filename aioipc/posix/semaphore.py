@@ -16,7 +16,7 @@ import posix_ipc
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Acquirable, Lifetime
-from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE
+from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE, may_not_create
 from aioipc._waiting.blocking import Calls
 from aioipc._waiting.workers import Call
 from aioipc.errors import (
@@ -94,7 +94,7 @@ class Semaphore(Acquirable, Lifetime):
         :param exist_ok: take over the semaphore that exists, with its value and mode as they are
         :param persist: leave the semaphore in the system
         :raises ExistsError: if the name is taken and `exist_ok` is false
-        :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises AccessError: if the name is taken and its mode forbids to take it over, or that of /dev/shm to create it
         :raises CorruptError: if what has the name is too small for a semaphore
         :raises LimitError: if the process has no descriptor left, or the shared-memory file system no room
         :raises ValueError: if an argument can't be right
@@ -262,6 +262,8 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
             errno.ENOENT, "no semaphore has this name here (a container has its own); create() makes one", name
         ) from None
     except posix_ipc.PermissionsError:
+        if flags and _find(name) is None:
+            raise may_not_create(name) from None
         raise AccessError(
             errno.EACCES,
             f"owner and mode of the semaphore do not let user {os.geteuid()} read and write it",

@@ -95,7 +95,7 @@ class SharedMemory(Lifetime):
             contents and mode as they are
         :param persist: leave the object in the system
         :raises ExistsError: if the name is taken and `exist_ok` is false
-        :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises AccessError: if the name is taken and its mode forbids to take it over, or that of /dev/shm to create it
         :raises LimitError: if the shared-memory file system, or the process, has no room for it
         :raises ValueError: if an argument can't be right, or the object to take over is smaller
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from together import outcome, umask, winners
 
 import aioipc
 from aioipc import Channel
-from aioipc.posix import SharedMemory
+from aioipc.posix import Semaphore, SharedMemory
 
 
 def peer(shm: str, *words: object) -> bytes:
@@ -68,13 +69,25 @@ def test_what_is_in_it_stays_while_nobody_has_it_open(name: str, shm: str) -> No
         assert segment.buffer[:5] == b"hello"
 
 
-def test_where_nobody_may_create_anything(name: str) -> None:
-    def create() -> None:
+@pytest.mark.parametrize(
+    "create",
+    [
+        partial(SharedMemory.create, size=10),
+        partial(SharedMemory.create, size=10, exist_ok=True),
+        Channel.create,
+        Semaphore.create,
+        partial(Semaphore.create, exist_ok=True),
+    ],
+    ids=["plain", "plain, exist_ok", "channel", "semaphore", "semaphore, exist_ok"],
+)
+def test_where_only_others_may_create_anything(name: str, create: Callable[[str], object]) -> None:
+    def try_to_create() -> None:
         become(NOBODY)
-        SharedMemory.create(name, size=10)
+        create(name)
 
-    with pytest.raises(aioipc.AccessError):
-        with_own_shm("mode=755", create)
+    with pytest.raises(aioipc.AccessError, match=f"user {NOBODY} may not create anything in /dev/shm") as caught:
+        with_own_shm("mode=755", try_to_create)
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, name)
 
 
 def test_signals_do_not_end_a_creation(name: str) -> None:
