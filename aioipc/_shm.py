@@ -36,7 +36,7 @@ def make(name: str, size: int, mode: int) -> int:
         descriptor = os.open(DIRECTORY, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
     except OSError as error:
         if error.errno == errno.ENOENT:
-            raise KernelError(errno.ENOENT, f"there is no shared-memory file system at {DIRECTORY}", name) from None
+            raise no_file_system(name) from None
         if error.errno == errno.EACCES:
             raise may_not_create(name) from None
         raise explain(error, name) from None
@@ -46,6 +46,11 @@ def make(name: str, size: int, mode: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def no_file_system(name: str) -> KernelError:
+    """There is no such directory."""
+    return KernelError(errno.ENOENT, f"there is no shared-memory file system at {DIRECTORY}", name)
 
 
 def may_not_create(name: str) -> AccessError:

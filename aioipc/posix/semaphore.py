@@ -16,7 +16,7 @@ import posix_ipc
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Acquirable, Lifetime
-from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE, may_not_create
+from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE, may_not_create, no_file_system
 from aioipc._waiting.blocking import Calls
 from aioipc._waiting.workers import Call
 from aioipc.errors import (
@@ -251,6 +251,8 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
     try:
         semaphore = posix_ipc.Semaphore(name, flags, mode, value)
     except posix_ipc.ExistentialError:
+        if flags and not os.path.isdir(DIRECTORY):
+            raise no_file_system(name) from None
         if flags:
             raise ExistsError(
                 errno.EEXIST,

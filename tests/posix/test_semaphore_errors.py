@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
@@ -13,7 +14,7 @@ from typing import Any
 
 import posix_ipc
 import pytest
-from conftest import NOBODY, as_nobody, in_child
+from conftest import NOBODY, as_nobody, in_child, with_own_mounts
 
 import aioipc
 from aioipc.posix import Semaphore
@@ -167,6 +168,19 @@ def test_exists(name: str) -> None:
             Semaphore.create(name, value=1)
         assert (caught.value.errno, caught.value.filename) == (errno.EEXIST, name)
         assert semaphore.value == 4
+
+
+def test_no_shared_memory_file_system(name: str) -> None:
+    """That is not to be taken for a name that exists: who then opens it would never find it."""
+
+    def create(exist_ok: bool) -> None:
+        assert ctypes.CDLL(None).mount(b"none", b"/dev", b"tmpfs", ctypes.c_ulong(0), None) == 0
+        Semaphore.create(name, exist_ok=exist_ok)
+
+    for exist_ok in (False, True):
+        with pytest.raises(aioipc.KernelError, match="no shared-memory file system at /dev/shm") as caught:
+            with_own_mounts(lambda exist_ok=exist_ok: create(exist_ok))
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, name)
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])
