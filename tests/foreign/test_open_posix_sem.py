@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import posix_ipc
 import pytest
-from conftest import NOBODY, Task, as_nobody, running, times_out, until
+from conftest import NOBODY, Task, as_nobody, in_child, running, times_out, until
 from together import long_ago, outcome, signalled, umask, winners
 
 import aioipc
@@ -163,22 +163,27 @@ async def test_a_signal_handler_may_release(name: str) -> None:
 
 def test_one_that_is_killed_as_it_waits_takes_nothing(name: str) -> None:
     with Semaphore.create(name, value=0) as semaphore:
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                with Semaphore.open(name) as own:
-                    asyncio.run(_say_that_it_waits(own, writing))
-            finally:
-                os._exit(1)
-        os.close(writing)
-        with open(reading, "rb") as pipe:
-            assert pipe.read(1) == b"."
-        os.kill(pid, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        in_child(lambda: _kill_one_that_waits(name))
         semaphore.release()
         assert semaphore.value == 1
         semaphore.acquire_nowait()
+
+
+def _kill_one_that_waits(name: str) -> None:
+    """In a process that has no other threads, and so can fork."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Semaphore.open(name) as own:
+                asyncio.run(_say_that_it_waits(own, writing))
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert pipe.read(1) == b"."
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 async def _say_that_it_waits(semaphore: Semaphore, pipe: int) -> None:
