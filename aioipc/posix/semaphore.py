@@ -67,13 +67,13 @@ class Semaphore(Acquirable, Lifetime):
     name: str
     """With its leading slash."""
 
-    def __init__(self, name: str, semaphore: posix_ipc.Semaphore, *, remove: bool) -> None:
+    def __init__(self, name: str, semaphore: posix_ipc.Semaphore, file: os.stat_result | None, *, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
         self.name = name  # semaphore.name fails where that is no text
         self._semaphore = semaphore
         self._label = repr(self.name)
         self._removes = remove
-        self._file = _find(self.name)
+        self._file = file
         self._calls = self._handle = Calls(f"semaphore {self.name}", semaphore.close)
         self._line = self._calls.line("permit", lambda: _Acquire(name, semaphore))
 
@@ -101,7 +101,7 @@ class Semaphore(Acquirable, Lifetime):
         """
         check_range("value", value, 0, _VALUE_MAX)
         flags = posix_ipc.O_CREAT if exist_ok else posix_ipc.O_CREX
-        return cls(name, _sem_open(name, flags, check_mode(mode), value), remove=not persist)
+        return cls(name, *_sem_open(name, flags, check_mode(mode), value), remove=not persist)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -114,7 +114,7 @@ class Semaphore(Acquirable, Lifetime):
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if the name can't be right
         """
-        return cls(name, _sem_open(name, 0, 0, 0), remove=False)
+        return cls(name, *_sem_open(name, 0, 0, 0), remove=False)
 
     def close(self) -> None:
         """Close the handle: sem_close(3).
@@ -246,7 +246,8 @@ class _Acquire(Call[None]):
         return True
 
 
-def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semaphore:
+def _sem_open(name: str, flags: int, mode: int, value: int) -> tuple[posix_ipc.Semaphore, os.stat_result | None]:
+    """A semaphore, and its file."""
     check_name(name, _LONGEST_NAME)
     try:
         semaphore = posix_ipc.Semaphore(name, flags, mode, value)
@@ -283,7 +284,7 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
             f"`rm {_path_of(name)}`",
             name,
         )
-    return semaphore
+    return semaphore, file
 
 
 def _explain(error: OSError, name: str) -> Error:
