@@ -120,6 +120,12 @@ def _open(
             errno.ENOENT, "no queue has this name here (a container has its own queues); create() makes one", name
         ) from None
     except posix_ipc.PermissionsError:
+        if flags & posix_ipc.O_CREAT and not _exists(name):
+            raise AccessError(
+                errno.EACCES,
+                f"user {os.geteuid()} may not create queues here: the mode of the mqueue file system forbids it",
+                name,
+            ) from None
         wanted = "receive and send" if read and write else "receive" if read else "send"
         raise AccessError(
             errno.EACCES, f"owner and mode of the queue do not let user {os.geteuid()} {wanted}", name
@@ -128,6 +134,16 @@ def _open(
         raise _attribute_error(name, messages, size) from None
     except OSError as error:
         raise _room_error(error, name, messages, size) from None
+
+
+def _exists(name: str) -> bool:
+    try:
+        posix_ipc.MessageQueue(name).close()
+    except posix_ipc.ExistentialError:
+        return False
+    except (posix_ipc.Error, OSError):  # it can't be opened
+        pass
+    return True
 
 
 def _attribute_error(name: str, messages: int, size: int) -> LimitError:

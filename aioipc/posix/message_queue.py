@@ -127,7 +127,8 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         :param read: open it for receiving
         :param write: open it for sending
         :raises ExistsError: if the name is taken and `exist_ok` is false
-        :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises AccessError: if the name is taken and its mode forbids to take it over, or that of the mqueue file
+            system to create it
         :raises LimitError: if an attribute is over a limit of the system, or the user has no room for more queues
         :raises ValueError: if an argument can't be right
         """

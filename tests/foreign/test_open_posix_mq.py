@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import anyio
 import posix_ipc
 import pytest
-from conftest import NOBODY, Task, as_nobody, in_child, times_out, until
+from conftest import NOBODY, Task, as_nobody, become, in_child, in_own_namespace, times_out, until, with_mqueue
 from together import long_ago, outcome, signalled, umask, winners
 
 import aioipc
@@ -59,6 +61,18 @@ def test_access_is_that_of_a_file_with_such_a_mode(name: str) -> None:
         for others, expected in ((0, [0, 0, 0]), (4, [1, 0, 0]), (2, [0, 1, 0]), (6, [1, 1, 1])):
             with small(name, mode=0o600 | others):
                 assert as_nobody(allowed) == expected, f"{others:o}"
+
+
+@pytest.mark.parametrize("exist_ok", [False, True])
+def test_where_only_others_may_create_queues(name: str, exist_ok: bool) -> None:
+    def create(folder: Path) -> None:
+        folder.chmod(0o755)
+        become(NOBODY)
+        small(name, exist_ok=exist_ok)
+
+    with pytest.raises(aioipc.AccessError, match=f"user {NOBODY} may not create queues here") as caught:
+        in_own_namespace(lambda: with_mqueue(create), user=0)
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, name)
 
 
 def test_as_many_are_open_as_there_are_descriptors(name: str) -> None:
