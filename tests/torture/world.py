@@ -142,6 +142,10 @@ class World:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def defer(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have a function called in the end."""
+        self._stack.callback(function, *arguments)
+
     def name(self) -> str:
         """A name for POSIX objects and channels."""
         self._names += 1
