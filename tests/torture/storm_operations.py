@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from storm_objects import Target
 from world import World
 
 import aioipc
-from aioipc import BrokenError, Channel, posix, sysv
+from aioipc import BrokenError, Channel, EndOfStream, posix, sysv
 
 
 class Attempt(ABC):
@@ -45,14 +46,12 @@ class Operation:
     """Try it once, with the handle; without one, with where the object is."""
     takes: bool = True
     """It takes what peers give; else they take what it gives."""
-    has_rivals: bool = True
-    """Other processes do the same."""
     types: int = 1
     """The numbers are in order among those that are equal modulo this; 0: they are not in order."""
     room: int = 1
     """How many messages must fit."""
     may_lose: bool = False
-    """What is cancelled may have met a peer, who can't know."""
+    """What is cancelled may have met a peer, who can't know; there are no rivals then."""
     is_undone: bool = False
     """What it has taken goes back when the process ends."""
 
@@ -137,10 +136,18 @@ async def acquire(handle: Any, attempt: Attempt) -> None:
 
 
 async def enter(handle: Any, attempt: Attempt) -> None:
-    async with handle:
-        attempt.note(0)
-        await attempt.hold()
-        attempt.give_back()
+    is_held = False
+    try:
+        async with handle:
+            attempt.note(0)
+            is_held = True
+            await attempt.hold()
+    except aioipc.ClosedError:
+        is_held = False  # or for ever
+        raise
+    finally:
+        if is_held:
+            attempt.give_back()
 
 
 def operate(*operations: tuple[int, int]) -> Callable[[Any, Attempt], Awaitable[None]]:
@@ -171,17 +178,16 @@ async def send_page(handle: Any, attempt: Attempt) -> None:
 
 async def open_and_receive(where: str, attempt: Attempt) -> None:
     async with posix.Fifo.open_reader(where) as stream:
-        attempt.note(int(await stream.receive()))
+        with suppress(EndOfStream):  # another one had the message
+            attempt.note(int(await stream.receive(16)))
 
 
 async def open_and_send(where: str, attempt: Attempt) -> None:
     async with posix.Fifo.open_writer(where) as stream:
         number = attempt.new()
-        try:
+        with suppress(BrokenError):  # the peer had met another one, and has left
             stream.send_nowait(text(number))
-        except BrokenError:  # it had met one that was cancelled
-            return
-        attempt.note(number)
+            attempt.note(number)
 
 
 async def receive_message(handle: Any, attempt: Attempt) -> None:

@@ -175,7 +175,7 @@ class Group(Way):
         self._has_ended = False
 
     async def run(self) -> None:
-        with anyio.move_on_after(5 * self._seconds), suppress_stop():
+        with suppress_stop(), anyio.move_on_after(5 * self._seconds):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._act_and_end)
                 await self._wait()

@@ -245,9 +245,10 @@ def in_the_storm(operation: Operation, target: Target, peers: tuple[Peer, Peer |
             asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
         await storm.run(schedule)
 
+    anyio.run(anyio.sleep, 0, **LOOPS[loop])  # what is opened by the first loop may stay
     before = descriptors()
     anyio.run(main, **LOOPS[loop])
-    assert descriptors() == before, "descriptors are left"
+    assert descriptors() <= before, f"left: {descriptors() - before}"
     while worker_threads():
         pass
     assert not errors, errors
@@ -266,7 +267,7 @@ def run(operation: Operation, loop: str, world: World, schedule: Schedule) -> Co
     verbs = ("give", "take") if operation.takes else ("take", "give")
     peer = Peer(world, verbs[0], target)
     rival = Peer(world, verbs[1], target, RIVALS)
-    child = world.fork(in_the_storm, operation, target, (peer, rival if operation.has_rivals else None), loop, schedule)
+    child = world.fork(in_the_storm, operation, target, (peer, None if operation.may_lose else rival), loop, schedule)
     noted, given_back, counts = child.result()
     # Who takes ends last, and takes what is left.
     results = dict(zip(verbs, (peer, rival), strict=True))
