@@ -2,7 +2,7 @@
  *
  *   storm give OBJECT... RECORD
  *   storm take OBJECT... RECORD
- *   storm remove
+ *   storm end
  *
  * OBJECT is one of these:
  *
@@ -22,7 +22,13 @@
  * the end of standard input it takes what is left without waiting, and writes to the file RECORD how many it gave, or
  * the numbers it took, a line each.  SIGUSR1 ends a wait then.
  *
- * "remove" reads lines "queue ID", "set ID" or "fifo PATH", removes that, and writes a byte.
+ * "end" reads lines, does what they say, and writes a byte for each, which is a + but for "ended":
+ *
+ *   queue ID, set ID                    removes it
+ *   reader PATH, writer PATH, close -   opens an end of a FIFO, and closes it again
+ *   lock NAME, unlock -                 goes where it alone can send to a channel, and comes back
+ *   finish NAME                         ends a channel
+ *   ended NAME                          whether it has been ended: the byte is a + or a -
  *
  * Anything unexpected ends the program with the name of the call. */
 #include <errno.h>
@@ -330,9 +336,10 @@ must(const char *call, enum ring_result result)
 static void
 open_channel(void)
 {
-    static struct ring_memory memory;
+    struct ring_memory memory;
     int bells[2], file = open_in_memory("/dev/shm%s", words[0], 0);
     must("ring_map", ring_map(&memory, file));
+    close(file);
     bells[RING_MESSAGES] = open_in_memory("/dev/shm/aioipc.%016llx.messages", NULL, memory.header->id);
     int lock_file = open_in_memory("/dev/shm%s", words[0], 0);
     bells[RING_ROOM] = open_in_memory("/dev/shm/aioipc.%016llx.room", NULL, memory.header->id);
@@ -468,17 +475,58 @@ serve(const struct kind *kind, FILE *record)
 }
 
 static void
-remove_all(void)
+leave_channel(void)
 {
-    char what[20], which[4000];
+    ring_leave(&ring);
+    ring_unmap(&ring.memory);
+    close(ring.ears[RING_MESSAGES]);
+    close(ring.bells[RING_MESSAGES]);
+    close(ring.lock_file);
+    close(ring.bells[RING_ROOM]);
+}
+
+static bool
+is_ended(void)
+{
+    struct ring_statistics found;
+    open_channel();
+    must("ring_look", ring_look(&ring, &found));
+    leave_channel();
+    return found.ended;
+}
+
+static void
+end_all(void)
+{
+    char what[20], which[4000], *name = which;
+    words = &name;
     while (scanf("%19s %3999s", what, which) == 2) {
+        bool answer = true;
         if (strcmp(what, "queue") == 0)
             check("msgctl", msgctl(atoi(which), IPC_RMID, NULL));
         else if (strcmp(what, "set") == 0)
             check("semctl", semctl(atoi(which), 0, IPC_RMID));
+        else if (strcmp(what, "reader") == 0)
+            fifo = (int)check("open", open(which, O_RDONLY | O_NONBLOCK));
+        else if (strcmp(what, "writer") == 0)
+            fifo = (int)check("open", open(which, O_WRONLY));
+        else if (strcmp(what, "close") == 0)
+            check("close", close(fifo));
+        else if (strcmp(what, "lock") == 0) {
+            open_channel();
+            must("ring_lock_send", ring_lock_send(&ring));
+        } else if (strcmp(what, "unlock") == 0) {
+            ring_unlock_send(&ring);
+            leave_channel();
+        } else if (strcmp(what, "finish") == 0) {
+            open_channel();
+            must("ring_end", ring_end(&ring));
+            leave_channel();
+        } else if (strcmp(what, "ended") == 0)
+            answer = is_ended();
         else
-            check("unlink", unlink(which));
-        check("write", write(1, ".", 1));
+            find(what);
+        check("write", write(1, answer ? "+" : "-", 1));
     }
 }
 
@@ -488,8 +536,8 @@ main(int argc, char **argv)
     struct sigaction action = {.sa_handler = interrupt};    /* without SA_RESTART */
     check("sigaction", sigaction(SIGUSR1, &action, NULL));
     signal(SIGPIPE, SIG_IGN);
-    if (argc == 2 && strcmp(argv[1], "remove") == 0) {
-        remove_all();
+    if (argc == 2 && strcmp(argv[1], "end") == 0) {
+        end_all();
         return 0;
     }
     if (argc < 5) {

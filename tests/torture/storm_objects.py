@@ -16,19 +16,14 @@ from pathlib import Path
 
 import posix_ipc
 import sysv_ipc
-from world import SECONDS, TESTS, Failed, Hung, World, program
+from world import SECONDS, TESTS, Failed, Hung, World, libc, program
 
-import libc
 from aioipc import Channel
 
 _RING = TESTS.parent / "aioipc/_ring"
 _SOURCES = [_RING / name for name in ("bells.c", "file.c", "peers.c", "ring.c")]
 _UNIT = 64
 """What a message takes up in a channel."""
-
-
-def storm_program() -> str:
-    return program("peers/storm.c", *_SOURCES)
 
 
 @dataclass(frozen=True)
@@ -45,49 +40,72 @@ class Target:
     """The number of a semaphore that counts what was done, if there is one."""
 
 
-class Peer:
-    """A program that gives or takes one for each byte it gets."""
+class Companion:
+    """A run of peers/storm.c, which does what it is asked for."""
 
-    def __init__(self, world: World, verb: str, target: Target, start: int = 0) -> None:
-        self._record = Path(world.path())
-        command = (storm_program(), verb, *target.words, self._record)
+    def __init__(self, world: World, *words: object, start: int = 0) -> None:
         pipe = subprocess.PIPE
-        env = os.environ | {"START": str(start)}
-        self.process = world.spawn(*command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, env=env)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._asking = self.process.stdin.fileno()
-        self._answers = self.process.stdout.fileno()
+        self._process = world.spawn(
+            program("peers/storm.c", *_SOURCES),
+            *words,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            bufsize=0,
+            env=os.environ | {"START": str(start)},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._asking = self._process.stdin.fileno()
+        self._answers = self._process.stdout.fileno()
         self.asked = self.answered = 0
+        self.last = b""
+        """The last answer."""
 
-    def ask(self) -> None:
+    def ask(self, what: str = ".") -> None:
         self.asked += 1
-        os.write(self._asking, b".")
+        os.write(self._asking, what.encode())
 
     def wait(self, seconds: float = 0) -> None:
         """Wait until it has done all that it was asked for, but not for long."""
         while self.answered < self.asked and select.select([self._answers], [], [], seconds)[0]:
-            self.answered += len(os.read(self._answers, 4096))
+            answers = os.read(self._answers, 4096)
+            if not answers:
+                return  # it has failed, and will say so
+            self.answered += len(answers)
+            self.last = answers[-1:]
 
-    def finish(self) -> list[int]:
-        """End it; the numbers that it wrote down.
+    def end(self) -> None:
+        """Have it end, and not wait any more.
 
         :raises Failed: if it has failed
         :raises Hung: if it does not end
         """
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        for _ in range(SECONDS * 100):
+        assert self._process.stdin is not None
+        assert self._process.stderr is not None
+        self._process.stdin.close()
+        for _ in range(SECONDS * 1000):
             try:
-                self.process.wait(0.01 if _ else 0.001)
+                self._process.wait(0.001)
                 break
             except subprocess.TimeoutExpired:
-                self.process.send_signal(signal.SIGUSR1)  # out of its wait, for which it may have been too early
+                self._process.send_signal(signal.SIGUSR1)  # the one before may have come just before the wait
         else:
-            raise Hung("the peer does not end")
-        if self.process.returncode != 0:
-            assert self.process.stderr is not None
-            raise Failed(f"the peer: {self.process.stderr.read().decode()}")
+            raise Hung("a peer does not end")
+        if self._process.returncode != 0:
+            raise Failed(f"a peer: {self._process.stderr.read().decode()}")
+
+
+class Peer(Companion):
+    """One that gives or takes one each time it is asked."""
+
+    def __init__(self, world: World, verb: str, target: Target, start: int = 0) -> None:
+        self._record = Path(world.path())
+        super().__init__(world, verb, *target.words, self._record, start=start)
+
+    def finish(self) -> list[int]:
+        """End it; the numbers that it wrote down."""
+        self.end()
         return [int(line) for line in self._record.read_text().split()]
 
 

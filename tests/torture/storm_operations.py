@@ -40,10 +40,10 @@ class Attempt(ABC):
 class Operation:
     name: str
     make: Callable[[World, int], Target]
-    open: Callable[[Target], Any] | None
+    open: Callable[[Target], Any]
     """What gives the handle, or something to await that does."""
     do: Callable[[Any, Attempt], Awaitable[None]]
-    """Try it once, with the handle; without one, with where the object is."""
+    """Try it once, with the handle."""
     takes: bool = True
     """It takes what peers give; else they take what it gives."""
     types: int = 1
@@ -61,6 +61,16 @@ def text(number: int, size: int = 16) -> bytes:
 
 
 # What gives the handle
+
+
+class Path:
+    """What can be opened, and need not be closed."""
+
+    def __init__(self, target: Target) -> None:
+        self.path = str(target.where)
+
+    def close(self) -> None:
+        pass
 
 
 def open_mq(target: Target) -> Any:
@@ -176,14 +186,14 @@ async def send_page(handle: Any, attempt: Attempt) -> None:
     attempt.note(number)
 
 
-async def open_and_receive(where: str, attempt: Attempt) -> None:
-    async with posix.Fifo.open_reader(where) as stream:
+async def open_and_receive(fifo: Path, attempt: Attempt) -> None:
+    async with posix.Fifo.open_reader(fifo.path) as stream:
         with suppress(EndOfStream):  # another one had the message
             attempt.note(int(await stream.receive(16)))
 
 
-async def open_and_send(where: str, attempt: Attempt) -> None:
-    async with posix.Fifo.open_writer(where) as stream:
+async def open_and_send(fifo: Path, attempt: Attempt) -> None:
+    async with posix.Fifo.open_writer(fifo.path) as stream:
         number = attempt.new()
         with suppress(BrokenError):  # the peer had met another one, and has left
             stream.send_nowait(text(number))
@@ -225,25 +235,21 @@ OPERATIONS = (
     Operation("posix.MessageQueue.send", objects.mq, open_mq, send, takes=False),
     Operation("posix.Semaphore.acquire", objects.semaphore, open_semaphore, acquire, types=0),
     Operation("posix.Semaphore.enter", objects.semaphore, open_semaphore, enter, types=0),
-    Operation("posix.Fifo.open_reader", objects.unopened_fifo, None, open_and_receive, types=0, may_lose=True),
+    Operation("posix.Fifo.open_reader", objects.unopened_fifo, Path, open_and_receive, types=0, may_lose=True),
     Operation(
-        "posix.Fifo.open_writer", objects.unopened_fifo, None, open_and_send, takes=False, types=0, may_lose=True
+        "posix.Fifo.open_writer", objects.unopened_fifo, Path, open_and_send, takes=False, types=0, may_lose=True
     ),
     Operation("posix.FifoReader.receive", objects.fifo(16), open_reader, receive_bytes),
     Operation("posix.FifoWriter.send", objects.fifo(4096), open_writer, send_page, takes=False),
     Operation("sysv.MessageQueue.receive", objects.queue(), open_queue, receive),
-    Operation(
-        "sysv.MessageQueue.receive-type", objects.queue(3, choice="3", other=4), open_queue, receive_of(type=3)
-    ),
+    Operation("sysv.MessageQueue.receive-type", objects.queue(3, choice="3", other=4), open_queue, receive_of(type=3)),
     Operation(
         "sysv.MessageQueue.receive-exclude",
         objects.queue(8, 2, choice="7", excludes=True, other=7),
         open_queue,
         receive_of(exclude=7),
     ),
-    Operation(
-        "sysv.MessageQueue.receive-truncate", objects.queue(), open_truncating_queue, receive_of(truncate=True)
-    ),
+    Operation("sysv.MessageQueue.receive-truncate", objects.queue(), open_truncating_queue, receive_of(truncate=True)),
     Operation("sysv.MessageQueue.iterate", objects.queue(), open_queue, iterate),
     Operation(
         "sysv.MessageQueue.messages", objects.queue(4, 2, choice="-5", other=6), open_queue, iterate_messages, types=2

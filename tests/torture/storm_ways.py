@@ -273,9 +273,7 @@ class TaskGroup(Group):
                 await self._act_and_end()
 
 
-WAYS: dict[str, type[Way]] = {
-    way.__name__: way for way in (Scope, OwnScope, Deadline, Shielded, Group)
-}
+WAYS: dict[str, type[Way]] = {way.__name__: way for way in (Scope, OwnScope, Deadline, Shielded, Group)}
 ASYNCIO_WAYS: dict[str, type[Way]] = {
     way.__name__: way for way in (Task, EagerTask, OwnTask, Timeout, WaitFor, TaskGroup)
 }
