@@ -39,6 +39,9 @@ class Ending(Storm):
     def _strike(self) -> None:
         """Have the companion end it."""
 
+    def check(self) -> None:  # noqa: B027 -- for those that have something to check
+        """It is over: see whether all is right."""
+
     def give(self, step: dict[str, Any]) -> None:
         if step["gift"] != "none":
             self._end(0.001 if step["gift"] == "done" else 0)
@@ -55,6 +58,7 @@ class Ending(Storm):
     async def settle(self) -> None:
         self._end(10)
         self._companion.wait(10)
+        self.check()
         self.handle.close()
         self.handle = None
         self._is_over = False
@@ -166,9 +170,8 @@ class Ended(Ending):
     def _strike(self) -> None:
         self._companion.ask(f"finish {self._place}\n")
 
-    async def settle(self) -> None:
+    def check(self) -> None:
         self.handle.unlink()
-        await super().settle()
 
 
 class FullEnded(Ended):
@@ -201,13 +204,11 @@ class ToBeEnded(Ended):
     def _strike(self) -> None:
         self._companion.ask("unlock -\n")
 
-    async def settle(self) -> None:
-        self._end(10)
-        self._companion.wait(10)
+    def check(self) -> None:
         self._companion.ask(f"ended {self._place}\n")
         self._companion.wait(10)
         assert (self._companion.last == b"+") == self._returned, "it was ended for nobody, or not at all"
-        await super().settle()
+        super().check()
 
 
 ENDINGS: dict[str, type[Ending]] = {

@@ -51,7 +51,7 @@ class Operation:
     room: int = 1
     """How many messages must fit."""
     may_lose: bool = False
-    """What is cancelled may have met a peer, who can't know; there are no rivals then."""
+    """A peer may write to one who leaves, for it can't know; there are no rivals then."""
     is_undone: bool = False
     """What it has taken goes back when the process ends."""
 

@@ -88,7 +88,7 @@ class Storm(ABC):
     async def insist(self, count: int) -> None:
         """Some tasks go on waiting: let it come now, in any case."""
 
-    async def settle(self) -> None:
+    async def settle(self) -> None:  # noqa: B027 -- for those that have something to do then
         """The race is over."""
 
     async def run(self, schedule: Schedule) -> None:

@@ -70,7 +70,7 @@ class Way(ABC):
     async def run(self) -> None:
         """Do it, in the task.  A cancellation ends here, if this is not asyncio's own of the task."""
 
-    def cancel(self) -> None:
+    def cancel(self) -> None:  # noqa: B027 -- some do it by themselves
         """Do so now, whether the task has started or ended or not."""
 
     def start(self, nursery: trio.Nursery | None) -> None:
