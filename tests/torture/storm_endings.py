@@ -39,7 +39,7 @@ class Ending(Storm):
     def _strike(self) -> None:
         """Have the companion end it."""
 
-    def check(self) -> None:  # noqa: B027 -- for those that have something to check
+    def check(self) -> None:
         """It is over: see whether all is right."""
 
     def give(self, step: dict[str, Any]) -> None:
