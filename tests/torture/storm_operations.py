@@ -46,8 +46,8 @@ class Operation:
     """Try it once, with the handle."""
     takes: bool = True
     """It takes what peers give; else they take what it gives."""
-    types: int = 1
-    """The numbers are in order among those that are equal modulo this; 0: they are not in order."""
+    types: int | None = 1
+    """The numbers are in order among those that are equal modulo this; 0: in none; None: there are no numbers."""
     room: int = 1
     """How many messages must fit."""
     may_lose: bool = False
@@ -233,8 +233,8 @@ OPERATIONS = (
     Operation("posix.MessageQueue.receive", objects.mq, open_mq, receive),
     Operation("posix.MessageQueue.iterate", objects.mq, open_mq, iterate),
     Operation("posix.MessageQueue.send", objects.mq, open_mq, send, takes=False),
-    Operation("posix.Semaphore.acquire", objects.semaphore, open_semaphore, acquire, types=0),
-    Operation("posix.Semaphore.enter", objects.semaphore, open_semaphore, enter, types=0),
+    Operation("posix.Semaphore.acquire", objects.semaphore, open_semaphore, acquire, types=None),
+    Operation("posix.Semaphore.enter", objects.semaphore, open_semaphore, enter, types=None),
     Operation("posix.Fifo.open_reader", objects.unopened_fifo, Path, open_and_receive, types=0, may_lose=True),
     Operation(
         "posix.Fifo.open_writer", objects.unopened_fifo, Path, open_and_send, takes=False, types=0, may_lose=True
@@ -255,25 +255,25 @@ OPERATIONS = (
         "sysv.MessageQueue.messages", objects.queue(4, 2, choice="-5", other=6), open_queue, iterate_messages, types=2
     ),
     Operation("sysv.MessageQueue.send", objects.queue(), open_queue, send, takes=False),
-    Operation("sysv.SemaphoreSet.operate", objects.semaphores((0, 2)), open_set, operate((0, -1), (2, -1)), types=0),
-    Operation("sysv.SemaphoreSet.operate-zero", objects.semaphores(), open_set, operate((0, 0), (1, -1)), types=0),
+    Operation("sysv.SemaphoreSet.operate", objects.semaphores((0, 2)), open_set, operate((0, -1), (2, -1)), types=None),
+    Operation("sysv.SemaphoreSet.operate-zero", objects.semaphores(), open_set, operate((0, 0), (1, -1)), types=None),
     Operation(
         "sysv.SemaphoreSet.operate-release",
         objects.semaphores((0,), extra=1),
         open_set,
         operate((0, -1), (1, 1)),
-        types=0,
+        types=None,
     ),
     Operation(
         "sysv.SemaphoreSet.operate-undo",
         objects.semaphores((0, 2)),
         open_undoing_set,
         operate((0, -1), (2, -1)),
-        types=0,
+        types=None,
         is_undone=True,
     ),
-    Operation("sysv.SetMember.acquire", objects.semaphores((1,)), open_set, acquire_member, types=0),
-    Operation("sysv.SetMember.enter", objects.semaphores((1,)), open_set, enter_member, types=0),
+    Operation("sysv.SetMember.acquire", objects.semaphores((1,)), open_set, acquire_member, types=None),
+    Operation("sysv.SetMember.enter", objects.semaphores((1,)), open_set, enter_member, types=None),
     Operation("Channel.receive", objects.channel, open_channel, receive_message),
     Operation("Channel.iterate", objects.channel, open_channel, iterate),
     Operation("Channel.receive_many", objects.channel, open_channel, receive_many),

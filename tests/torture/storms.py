@@ -32,6 +32,7 @@ class Exchange(Storm):
         self.noted: list[int] = []
         self.given_back = 0
         self.last = 0
+        self._insists = False
         self._operation = operation
         self._target = target
         self._peer = peer
@@ -54,16 +55,14 @@ class Exchange(Storm):
                 self._peer.wait(0.001)
 
     async def insist(self, count: int) -> None:
-        # The first time this may be too few, if others have been quicker; the next time it is not.
+        # The first time this may be too little, if others have been quicker; and then one more at a time.
         self._peer.wait()
-        for _ in range(max(count - self._credit(), self._insisted, 0)):
+        for _ in range(max(count - self._credit(), self._insists)):
             self._peer.ask()
-        self._insisted = 1
+        self._insists = True
 
     async def settle(self) -> None:
-        self._insisted = 0
-
-    _insisted = 0
+        self._insists = False
 
     def _credit(self) -> int:
         """How many could be served without a gift, as far as is known."""
@@ -138,10 +137,10 @@ def account(
     elif not operation.takes:
         rivals = list(range(RIVALS, RIVALS + given))
         assert_same(taken, noted + rivals)
-        assert_order([number for number in taken if number >= RIVALS], operation.types)
+        assert_order([number for number in taken if number >= RIVALS], operation.types or 0)
         if schedule.settings["tasks"] == 1:
-            assert_order([number for number in taken if number < RIVALS], operation.types)
-    elif operation.types:
+            assert_order([number for number in taken if number < RIVALS], operation.types or 0)
+    elif operation.types is not None:
         assert_same(noted + taken, range(given))
         assert_order(noted, operation.types)
         assert_order(taken, operation.types)
