@@ -49,9 +49,11 @@ class Operation:
     types: int | None = 1
     """The numbers are in order among those that are equal modulo this; 0: in none; None: there are no numbers."""
     room: int = 1
-    """How many messages must fit."""
+    """How many messages it sends at once."""
     may_lose: bool = False
     """A peer may write to one who leaves, for it can't know; there are no rivals then."""
+    leaves_gaps: bool = False
+    """What is given up takes up room until all that was before it is gone."""
     is_undone: bool = False
     """What it has taken goes back when the process ends."""
 
@@ -280,5 +282,5 @@ OPERATIONS = (
     Operation("Channel.borrow", objects.channel, open_channel, borrow, types=0),
     Operation("Channel.send", objects.channel, open_channel, send, takes=False),
     Operation("Channel.send_many", objects.channel, open_channel, send_many, takes=False, room=2),
-    Operation("Channel.reserve", objects.channel, open_channel, reserve, takes=False, types=0),
+    Operation("Channel.reserve", objects.channel, open_channel, reserve, takes=False, types=0, leaves_gaps=True),
 )

@@ -32,7 +32,6 @@ class Exchange(Storm):
         self.noted: list[int] = []
         self.given_back = 0
         self.last = 0
-        self._insists = False
         self._operation = operation
         self._target = target
         self._peer = peer
@@ -55,14 +54,11 @@ class Exchange(Storm):
                 self._peer.wait(0.001)
 
     async def insist(self, count: int) -> None:
-        # The first time this may be too little, if others have been quicker; and then one more at a time.
+        # If possible no more than must be enough, or a wake-up that is lost would not be missed.
         self._peer.wait()
-        for _ in range(max(count - self._credit(), self._insists)):
+        missing = count * self._operation.room - self._credit()
+        for _ in range(max(missing, self._operation.may_lose or self._operation.leaves_gaps)):
             self._peer.ask()
-        self._insists = True
-
-    async def settle(self) -> None:
-        self._insists = False
 
     def _credit(self) -> int:
         """How many could be served without a gift, as far as is known."""
