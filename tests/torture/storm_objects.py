@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import posix_ipc
@@ -148,7 +148,7 @@ class semaphores:  # noqa: N801
     """A set of three, of which these are given and taken; or those that "swing"."""
 
     numbers: tuple[int, ...] = ()
-    extra: int | None = field(default=None)
+    extra: int | None = None
 
     def __call__(self, world: World, _: int) -> Target:
         id = libc.semget(world.key(), 3)

@@ -9,6 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -103,9 +104,9 @@ class Storm(ABC):
         kind = way(step["way"])
         racers = [kind(partial(self._act, step), step["microseconds"] / 1e6) for _ in range(step["tasks"])]
         self.counts["races"] += len(racers)
-        async with trio.open_nursery() if on_trio() else anyio.create_task_group() as nursery:
+        async with trio.open_nursery() if on_trio() else nullcontext() as nursery:
             for racer in racers:
-                racer.start(nursery if on_trio() else None)
+                racer.start(nursery)
             await pause(*step["before"])
             self.give(step)
             await pause(*step["after"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import anyio
@@ -29,8 +30,8 @@ def operation(name: str) -> Operation:
 async def race(name: str, act: Callable[[], object]) -> BaseException | None:
     """What comes of a task that is cancelled in this way while it does this."""
     tortured = way(name)(act, 0.01)
-    async with trio.open_nursery() if on_trio() else anyio.create_task_group() as nursery:
-        tortured.start(nursery if on_trio() else None)
+    async with trio.open_nursery() if on_trio() else nullcontext() as nursery:
+        tortured.start(nursery)
         await pause("passes", 3)
         for _ in range(tortured.strokes):
             tortured.cancel()
