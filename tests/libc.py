@@ -7,9 +7,12 @@ import os
 import sys
 from ctypes import c_char_p, c_int, c_long, c_size_t, c_void_p
 
+IPC_CREAT = 0o1000
+IPC_EXCL = 0o2000
 IPC_NOWAIT = 0o4000
 MSG_EXCEPT = 0o20000
 SEM_UNDO = 0o10000
+GETVAL = 12
 _LONG = ctypes.sizeof(c_long)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -42,3 +45,12 @@ def msgrcv(id: int, type: int = 0, flags: int = IPC_NOWAIT, size: int = 8192) ->
 def semop(id: int, *operations: tuple[int, int], flags: int = IPC_NOWAIT) -> None:
     packed = (_Sembuf * len(operations))(*((number, amount, flags) for number, amount in operations))
     _check(_libc.semop(id, packed, len(operations)))
+
+
+def semget(key: int, count: int) -> int:
+    """Make a set whose values are zero; its id."""
+    return _check(_libc.semget(key, count, IPC_CREAT | IPC_EXCL | 0o600))
+
+
+def semvalue(id: int, number: int) -> int:
+    return _check(_libc.semctl(id, number, GETVAL))

@@ -239,7 +239,7 @@ class CallLine(Line):
         if self._calls.inherited:  # the parent's task will have the result, and has the thread
             return False
         if sleeper.news is News.HAVE:
-            del self._handed[sleeper]
+            self._handed.pop(sleeper, None)  # it is not there if the handle was closed meanwhile
             if self._pass_on(call, sleeper.value):
                 if self._run is not None and not self._first_wants(self._run.call):
                     self._run.interrupt()  # whoever it waited for has just got the result

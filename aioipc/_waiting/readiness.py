@@ -216,8 +216,12 @@ class _AsyncioPlaces(_Places):
 
     def _wake_first(self) -> None:
         future = self.first()
-        if future is not None and not future.done():
+        if future is None:
+            return
+        if not future.done():
             future.set_result(None)
+        elif future.cancelled():  # and about to leave, without having heard it
+            self._suspect = self._writing
 
     def _left(self, served: bool, news: asyncio.Future[None] | None) -> None:
         if not served:
@@ -226,6 +230,8 @@ class _AsyncioPlaces(_Places):
             elif news is not None and news.done() and not news.cancelled():
                 # It was woken, and did not use its turn, maybe because of an error.
                 self._wake_first()
+            elif self._suspect:
+                self._watch()
         elif not self._settling:
             # A task that receives in a loop is back in line before this runs: no
             # remove_reader and add_reader for each message.

@@ -23,7 +23,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 from anyio.streams.text import TextReceiveStream, TextSendStream
-from conftest import call_soon, in_child, running, times_out, until
+from conftest import Task, call_soon, in_child, running, times_out, until
 
 import aioipc
 from aioipc.posix import Fifo, FifoReader, FifoWriter
@@ -309,6 +309,25 @@ async def test_broken_while_tasks_wait(path: str) -> None:
             await until_waiting(writer)
             while await reader.receive() != b"z":
                 pass
+
+
+async def test_broken_as_the_first_in_line_is_cancelled(path: str) -> None:
+    """The news was for the first, who does not want it any more: the next hears it."""
+
+    async def send() -> None:
+        with pytest.raises(aioipc.BrokenError):
+            await writer.send(b"x")
+
+    async with both_ends(path) as (reader, writer), anyio.create_task_group() as group:
+        await fill(writer)
+        first = Task(group, send)
+        await until_waiting(writer)
+        second = Task(group, send)
+        await until_waiting(writer, tasks=2)
+        first.scope.cancel()
+        reader.close()
+        with anyio.fail_after(30):
+            await second.done.wait()
 
 
 async def test_a_reader_that_outlives_its_writers(path: str) -> None:

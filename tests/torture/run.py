@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Outcome, Scenario, Schedule, failure, torture
+from storms import SCENARIOS as STORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWIPC = 0x08000000
-SCENARIOS: tuple[Scenario, ...] = ()
+SCENARIOS: tuple[Scenario, ...] = (*STORMS,)
 """Of all parts."""
 
 

@@ -26,7 +26,8 @@ from typing import IO, Any, Self
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS))
 
-from conftest import compile_c, remove_keyed, remove_named, unused_key  # noqa: E402
+import libc  # noqa: E402, F401 -- for others, who can import it by now
+from conftest import compile_c, remove_keyed, remove_named, unused_key, worker_threads  # noqa: E402, F401
 
 SECONDS = 60
 """What takes longer has hung."""
@@ -141,6 +142,10 @@ class World:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def defer(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have a function called in the end."""
+        self._stack.callback(function, *arguments)
 
     def name(self) -> str:
         """A name for POSIX objects and channels."""

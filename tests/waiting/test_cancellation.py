@@ -223,6 +223,21 @@ async def test_a_cancellation_that_comes_too_late(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["queue, sending", "operations with a release"])
 @pytest.mark.asyncio
+async def test_a_cancellation_that_comes_too_late_for_a_closed_handle(name: str, kind: str) -> None:
+    """What had been done when the handle was closed has been done for a task that is cancelled then, too."""
+    with made(kind, name) as it:
+        task = asyncio.create_task(it.wait())
+        await until(lambda: it.waiting == 1)
+        it.give()
+        while workers.in_the_kernel():  # without letting the loop run
+            pass
+        it.handle.close()
+        task.cancel()
+        assert await task
+
+
+@pytest.mark.parametrize("kind", ["queue, sending", "operations with a release"])
+@pytest.mark.asyncio
 async def test_a_timeout_that_comes_too_late(name: str, kind: str) -> None:
     """A block that has reached its end in time does not time out, nor is anything after it cancelled."""
     with made(kind, name) as it:
