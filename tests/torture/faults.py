@@ -1,0 +1,327 @@
+"""System calls that fail, at every call that the library makes.
+
+Each operation of each object is done once without a fault, and its system calls are counted.  Then it is done
+once for each call and each error that this call can have: alone, or with all that come after it failing, too; and
+with two faults.  Either it is not hindered, and has its whole effect, or it raises an error that says what to do, and
+has none: nothing is lost or left, seen from outside, and done again without a fault it succeeds.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import gc
+import os
+import random
+import re
+import secrets
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import posix_ipc
+import sysv_ipc
+from faulted import OPERATIONS, Operation, Peer, on_system
+from harness import Scenario, Schedule
+from interposing import Fault, Voice, Watcher
+from world import World, worker_threads
+
+from aioipc._ring import _deaths
+from aioipc._waiting import workers
+
+_NO_FILE = ("EACCES", "ENOMEM")
+_NO_DESCRIPTOR = ("EMFILE", "ENFILE", "ENOMEM")
+ERRORS = {
+    "clone": ("EAGAIN", "ENOMEM"),
+    "clone3": ("EAGAIN", "ENOMEM"),
+    "epoll_create1": _NO_DESCRIPTOR,
+    "epoll_ctl": ("ENOMEM", "ENOSPC"),
+    "epoll_pwait": ("EINTR",),
+    "epoll_wait": ("EINTR",),
+    "fallocate": ("EINTR", "ENOSPC", "ENOMEM"),
+    "fcntl": ("EMFILE", "EINTR"),
+    "ftruncate": ("EINTR",),
+    "futex": ("EINTR",),
+    "getdents64": ("ENOMEM",),
+    "inotify_add_watch": ("ENOSPC", "ENOMEM"),
+    "inotify_init1": _NO_DESCRIPTOR,
+    "link": ("EACCES", "ENOSPC", "ENOMEM"),
+    "linkat": ("EACCES", "ENOSPC", "ENOMEM"),
+    "lstat": _NO_FILE,
+    "mknod": ("EACCES", "ENOSPC", "ENOMEM"),
+    "mknodat": ("EACCES", "ENOSPC", "ENOMEM"),
+    "mmap": ("ENOMEM",),
+    "mq_open": ("EACCES", "ENOSPC", "EINTR", *_NO_DESCRIPTOR),
+    "mq_timedreceive": ("EINTR",),
+    "mq_timedsend": ("EINTR", "ENOMEM"),
+    "mq_unlink": _NO_FILE,
+    "msgctl": ("EACCES", "EPERM"),
+    "msgget": ("EACCES", "ENOMEM", "ENOSPC"),
+    "msgrcv": ("EACCES", "EINTR", "ENOMEM"),
+    "msgsnd": ("EACCES", "EINTR", "ENOMEM"),
+    "newfstatat": _NO_FILE,
+    "open": ("EACCES", "EINTR", "ENOSPC", *_NO_DESCRIPTOR),
+    "openat": ("EACCES", "EINTR", "ENOSPC", *_NO_DESCRIPTOR),
+    "read": ("EINTR",),
+    "semctl": ("EACCES", "EPERM", "ENOMEM"),
+    "semget": ("EACCES", "ENOMEM", "ENOSPC"),
+    "semop": ("EACCES", "EINTR", "ENOMEM"),
+    "semtimedop": ("EACCES", "EINTR", "ENOMEM"),
+    "shmat": ("EACCES", "ENOMEM"),
+    "shmctl": ("EACCES", "EPERM", "ENOMEM"),
+    "shmget": ("EACCES", "ENFILE", "ENOMEM", "ENOSPC"),
+    "stat": _NO_FILE,
+    "timer_create": ("EAGAIN", "ENOMEM"),
+    "unlink": _NO_FILE,
+    "unlinkat": _NO_FILE,
+    "write": ("EINTR",),
+}
+"""By what errors a call can fail for want of something, or for a signal, whatever its arguments are."""
+
+_OTHERS = {"clone": "EAGAIN", "clone3": "EAGAIN"}
+"""Calls whose errors the C library tells as others."""
+_KINDS = {"EACCES": "AccessError", "EPERM": "AccessError"}
+"""The exceptions of errors; a LimitError of all others."""
+_LOOPS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+_NEVER = {"asyncio": (), "uvloop": ("epoll_ctl",), "trio": ("epoll_ctl",)}
+"""What is not tried on a loop: libuv ends the process if that fails, and trio is not usable any more."""
+
+
+# In the process under test ------------------------------------------------------------
+
+
+def _be_tortured(operation: Operation, peer: Peer, loop: str, steps: int, voice: Voice) -> None:
+    workers._LINGER = 0.001  # a thread that is left is to be seen
+    numbers = iter(range(2**32))
+    secrets.randbits = lambda _: os.getpid() << 32 | next(numbers)  # doorbells that can be told from those of others
+    backend, options = _LOOPS[loop]
+    anyio.run(_do_all, operation, peer, steps, voice, backend=backend, backend_options=options)
+
+
+async def _do_all(operation: Operation, peer: Peer, steps: int, voice: Voice) -> None:
+    gc.freeze()
+    for step in range(-1, steps):  # the first is without faults: what is imported or kept for ever is so afterwards
+        await _settle()
+        voice.say("before")
+        async with operation.subject(peer) as subject:
+            failed = await _do(operation, subject, voice, step)
+            if failed and not operation.ends:
+                await _do(operation, subject, voice, None)
+        await _settle()
+        voice.say("after")
+
+
+async def _do(operation: Operation, subject: Any, voice: Voice, step: int | None) -> bool:
+    """Do it; whether it has failed."""
+    await _settle()
+    voice.say("begin", step=step)
+    error = result = None
+    try:
+        result = await operation.run(subject, lambda: voice.say("give"))
+    except Exception as raised:  # noqa: BLE001 -- the harness judges it
+        kinds = [kind.__name__ for kind in type(raised).__mro__]
+        error = {
+            "kinds": kinds,
+            "errno": getattr(raised, "errno", None),
+            "text": str(raised),
+            "traceback": "".join(traceback.format_exception(raised)),
+        }
+    voice.say("done")  # from here on no fault
+    await _settle()
+    voice.say("end", error=error)
+    if error is None:
+        operation.undo(result)
+    return error is not None
+
+
+async def _settle() -> None:
+    """Until nothing is under way."""
+    for _ in range(2):
+        await anyio.lowlevel.checkpoint()
+    gc.collect()
+    while worker_threads():
+        await anyio.lowlevel.checkpoint()
+    if _deaths._watch is not None and not _deaths._watch._peers:
+        _deaths._leave_to_parent()  # the next channel has to make it again
+
+
+# In the harness -----------------------------------------------------------------------
+
+
+class _Judge:
+    """Hears what the process does, looks at what comes of it, and raises what is wrong."""
+
+    def __init__(self, operation: Operation, world: World, loop: str, steps: list[list[Fault]]) -> None:
+        self.counts: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        """The system calls of the operation, when nothing fails."""
+        self._operation = operation
+        self._steps = steps
+        self._peer = operation.peer(world)
+        self._watcher = Watcher(world, functools.partial(_be_tortured, operation, self._peer, loop, len(steps)))
+        self._faults: list[Fault] = []
+        self._hits: list[Fault] = []
+        self._given = False
+        self._before: Any = None
+        self._begun: Any = None
+        self._contents: Any = None
+
+    def run(self) -> None:
+        self._watcher.watch(lambda word, **more: getattr(self, f"_hear_{word}")(**more))
+        if errors := self._watcher.child.errors():
+            raise AssertionError(f"it wrote:\n{errors}")
+
+    def _hear_before(self) -> None:
+        self._before = self._look()
+
+    def _hear_begin(self, step: int | None) -> None:
+        self._faults = self._steps[step] if step is not None and step >= 0 else []
+        if step is not None:
+            self._given = False
+        self._begun = self._look()
+        self._contents = self._look_inside()
+        self._watcher.expect(*self._faults)
+
+    def _hear_give(self) -> None:
+        if not self._given:
+            self._given = True
+            self._operation.gives(self._peer)
+            self._contents = self._look_inside()
+
+    def _hear_done(self) -> None:
+        self._hits = self._watcher.hits
+        self.calls = self.calls or Counter(self._watcher.counts)
+        self._watcher.expect()
+
+    def _hear_end(self, error: dict[str, Any] | None) -> None:
+        operation = self._operation
+        contents = self._look_inside()
+        self.counts["faults"] += len(self._hits)
+        if error is not None:
+            self.counts["errors"] += 1
+            assert self._hits, f"without any fault: {error['traceback']}"
+            _judge(error, self._hits)
+            if not operation.ends:
+                self._compare(self._begun, self._look())
+                assert contents == self._contents, self._told(f"{self._contents} became {contents}")
+        elif operation.effect is not None:
+            wanted = operation.effect(self._contents)
+            assert contents == wanted, self._told(f"{self._contents} became {contents}, not {wanted}")
+
+    def _hear_after(self) -> None:
+        self._compare(self._before, self._look())
+
+    def _compare(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        for what, was in before.items():
+            assert after[what] == was, self._told(f"{what} were\n{was}\nand are\n{after[what]}")
+
+    def _told(self, text: str) -> str:
+        return f"{self._hits}: {text}"
+
+    def _look_inside(self) -> Any:
+        with suppress(FileNotFoundError, posix_ipc.ExistentialError, sysv_ipc.ExistentialError):
+            return self._peer.contents()
+
+    def _look(self) -> dict[str, Any]:
+        """All that must be the same again if nothing was done."""
+        pid = self._watcher.child.pid
+        return {
+            "descriptors": sorted(_targets(f"/proc/{pid}/fd")),
+            "mappings": sorted(_mappings(f"/proc/{pid}/maps")),
+            "timers": Path(f"/proc/{pid}/timers").read_text(),
+            "threads": len(os.listdir(f"/proc/{pid}/task")),
+            "objects": on_system(self._peer, pid),
+        }
+
+
+def _targets(folder: str) -> Iterator[str]:
+    for name in os.listdir(folder):
+        yield os.readlink(f"{folder}/{name}")
+
+
+def _mappings(path: str) -> Iterator[str]:
+    """What is mapped of shared memory, in the kernel's words, without addresses."""
+    for line in Path(path).read_text().splitlines():
+        _, rights, *_, inode, name = f"{line} -".split()[:7] if line.count("/") else [None, "", "", "", ""]
+        if name.startswith(("/dev/shm", "/SYSV")):
+            yield f"{rights} {inode} {name}"
+
+
+def _judge(error: dict[str, Any], hits: list[Fault]) -> None:
+    """Whether this is the exception that faults deserve."""
+    errors = {_OTHERS.get(fault.call, fault.error) for fault in hits} | {fault.error for fault in hits}
+    errors.discard("EINTR")
+    kinds, text = error["kinds"], error["text"]
+    told = f"{hits}:\n{error['traceback']}"
+    assert errors, f"an interruption shows: {told}"
+    if "MemoryError" in kinds:
+        assert "ENOMEM" in errors, told
+        return
+    if {fault.call for fault in hits} == {"epoll_ctl"} and kinds[0] == "OSError":
+        return  # of the event loop
+    assert "Error" in kinds, f"not an error of aioipc: {told}"
+    number = errno.errorcode.get(error["errno"])
+    assert number in errors, f"errno is {number}: {told}"
+    assert kinds[0] == _KINDS.get(number, "LimitError"), f"not the kind for {number}: {told}"
+    if number not in {"EACCES", "EPERM", "ENOMEM"}:
+        assert re.search(r"\d.*(raise|enlarge|remove|ulimit|sysctl)", text), f"no limit and way to raise it: {told}"
+
+
+# The scenarios ---------------------------------------------------------------------------
+
+
+def _run(operation: Operation, loop: str, world: World, schedule: Schedule) -> Counter[str]:
+    steps = [[Fault(*fault) for fault in faults] for faults in schedule.steps]
+    judge = _Judge(operation, world, loop, steps)
+    judge.run()
+    return judge.counts
+
+
+@functools.cache
+def _calls(operation: Operation, loop: str) -> Counter[str]:
+    """The system calls of an operation that is not hindered."""
+    with World() as world:
+        judge = _Judge(operation, world, loop, [])
+        judge.run()
+    return judge.calls
+
+
+def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
+    """Each fault alone, lasting or not; and as many pairs of them."""
+    left_out = _NEVER[loop]
+    single = [
+        Fault(call, number, error, rng.random() < 0.5)
+        for call, count in sorted(_calls(operation, loop).items())
+        if call not in left_out
+        for number in range(1, count + 1)
+        for error in ERRORS.get(call, ())
+    ]
+    pairs = [rng.sample(single, 2) for _ in single[1:]]
+    steps = [[fault] for fault in single] + pairs[: len(pairs) // 3]
+    rng.shuffle(steps)
+    return Schedule({}, steps)
+
+
+def _scenario(operation: Operation, loop: str) -> Scenario:
+    return Scenario(
+        f"faults/{operation.name}/{loop}",
+        functools.partial(_draw, operation, loop),
+        functools.partial(_run, operation, loop),
+    )
+
+
+SCENARIOS = tuple(
+    _scenario(operation, loop)
+    for operation in OPERATIONS
+    for loop in _LOOPS
+    if loop == "asyncio" or operation.name.endswith(" waiting")
+)
