@@ -124,6 +124,8 @@ def unlink(name: str, what: str, identity: FileIdentity) -> None:
         raise NotFoundError(errno.ENOENT, f"the {what} has been removed already", name) from None
     except PermissionError as error:
         raise AccessError(error.errno or errno.EACCES, f"only its owner may remove this {what}", name) from None
+    except OSError as error:
+        raise explain(error, name) from None
 
 
 def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
@@ -131,7 +133,7 @@ def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
     room = os.fstatvfs(descriptor)
     has_limit = room.f_blocks > 0
     if has_limit and end - begin > room.f_bavail * room.f_frsize:  # it would be filled in vain
-        raise _no_room(descriptor, end, name)
+        raise _no_room(end, name)
     try:
         # In steps, between which Ctrl-C is heard.  Older kernels undo a whole call for a signal: beside a
         # timer a long one would never end.
@@ -140,18 +142,18 @@ def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             os.ftruncate(descriptor, begin)
-            raise _no_room(descriptor, end, name) from None
+            raise _no_room(end, name) from None
         raise explain(error, name) from None
 
 
-def _no_room(descriptor: int, size: int, name: str) -> LimitError:
-    return LimitError(errno.ENOSPC, f"no room for {size:,} bytes in {_limits.explain_shm_room(descriptor)}", name)
+def _no_room(size: int, name: str) -> LimitError:
+    return LimitError(errno.ENOSPC, f"no room for {size:,} bytes in {_limits.explain_shm_room()}", name)
 
 
 def explain(error: OSError, name: str) -> Error:
     number = error.errno or 0
     if number == errno.ENOSPC:
-        return LimitError(number, f"no room for one more file in {_limits.explain_shm_files()}", name)
+        return LimitError(number, _limits.explain_new_shm_file(), name)
     if number == errno.EFBIG:
         return LimitError(number, f"larger than a file may be: {_limits.explain_file_size()}", name)
     return from_errno(number, name)

@@ -15,7 +15,7 @@ import posix_ipc
 
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
-from aioipc._lifetime import Acquirable, Lifetime
+from aioipc._lifetime import Acquirable, Lifetime, create_or_find
 from aioipc._waiting.blocking import Calls
 from aioipc._waiting.workers import Call
 from aioipc.errors import (
@@ -27,6 +27,7 @@ from aioipc.errors import (
     WouldBlock,
     from_errno,
 )
+from aioipc.posix._errors import errno_of
 from aioipc.posix._names import check_name
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ class Semaphore(Acquirable, Lifetime):
         self._semaphore = semaphore
         self._label = repr(self.name)
         self._removes = remove
-        self._file = _find(self.name)
+        try:
+            self._file = _find(self.name)
+        except BaseException:
+            semaphore.close()
+            raise
         self._calls = self._handle = Calls(f"semaphore {self.name}", semaphore.close)
         self._line = self._calls.line("permit", lambda: _Acquire(name, semaphore))
 
@@ -97,8 +102,16 @@ class Semaphore(Acquirable, Lifetime):
         :raises ValueError: if an argument can't be right
         """
         check_range("value", value, 0, _VALUE_MAX)
-        flags = posix_ipc.O_CREAT if exist_ok else posix_ipc.O_CREX
-        return cls(name, _sem_open(name, flags, check_mode(mode), value), remove=not persist)
+        check_mode(mode)
+        semaphore, is_new = create_or_find(
+            lambda: _sem_create(name, mode, value), lambda: _sem_open(name, 0, 0, 0), exist_ok
+        )
+        try:
+            return cls(name, semaphore, remove=not persist)
+        except BaseException:
+            if is_new:
+                posix_ipc.unlink_semaphore(name)
+            raise
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -138,6 +151,8 @@ class Semaphore(Acquirable, Lifetime):
             raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name) from None
         except posix_ipc.PermissionsError:
             raise AccessError(errno.EACCES, "only its owner may remove this semaphore", self.name) from None
+        except OSError as error:
+            raise _explain(error, self.name) from None
 
     _remove_object = unlink
 
@@ -242,18 +257,20 @@ class _Acquire(Call[None]):
         return True
 
 
+def _sem_create(name: str, mode: int, value: int) -> posix_ipc.Semaphore:
+    check_name(name, _LONGEST_NAME)
+    if _find(name) is not None:  # else it would take room for a new one to find that out
+        raise _exists(name)
+    return _sem_open(name, posix_ipc.O_CREX, mode, value)
+
+
 def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semaphore:
     check_name(name, _LONGEST_NAME)
     try:
         return posix_ipc.Semaphore(name, flags, mode, value)
     except posix_ipc.ExistentialError:
         if flags:
-            raise ExistsError(
-                errno.EEXIST,
-                "a semaphore of this name exists, perhaps left by a program that was killed: open() it, or pass "
-                "exist_ok=True to take it over",
-                name,
-            ) from None
+            raise _exists(name) from None
         raise NotFoundError(
             errno.ENOENT, "no semaphore has this name here (a container has its own); create() makes one", name
         ) from None
@@ -263,17 +280,26 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semapho
             f"owner and mode of the semaphore do not let user {os.geteuid()} read and write it",
             name,
         ) from None
+    except InterruptedError:  # POSIX allows it; the caller need not know
+        return _sem_open(name, flags, mode, value)
     except OSError as error:
         raise _explain(error, name) from None
+
+
+def _exists(name: str) -> ExistsError:
+    return ExistsError(
+        errno.EEXIST,
+        "a semaphore of this name exists, perhaps left by a program that was killed: open() it, or pass exist_ok=True "
+        "to take it over",
+        name,
+    )
 
 
 def _explain(error: OSError, name: str) -> Error:
     if error.errno == errno.EOVERFLOW:
         return _too_great(name)
-    number = error.errno or _limits.no_descriptor_left() or 0
-    if number == errno.ENOSPC:
-        return from_errno(number, name, "no room left in the shared-memory file system; see `df /dev/shm`")
-    return from_errno(number, name)
+    number = errno_of(error)
+    return from_errno(number, name, _limits.explain_new_shm_file() if number == errno.ENOSPC else None)
 
 
 def _too_great(name: str) -> LimitError:
@@ -284,5 +310,7 @@ def _find(name: str) -> os.stat_result | None:
     """The file behind a name, where the C library keeps semaphores: sem_overview(7)."""
     try:
         return os.stat("/dev/shm/sem." + name[1:])  # noqa: S108
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _explain(error, name) from None

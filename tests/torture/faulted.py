@@ -27,6 +27,8 @@ from aioipc import Channel, RemovedError, inspect, posix, sysv
 
 Give = Callable[[], None]
 SENT, GIVEN = b"sent", b"given"
+PEERS = b"p" * 10
+"""What peers/channel.c sends."""
 
 
 # The other side ----------------------------------------------------------------
@@ -44,11 +46,11 @@ class Peer:
     def contents(self) -> Any:
         """What is in the object, with whatever must not change but by an operation."""
 
-    def put(self) -> None:
-        """Let there be something to receive."""
+    def put(self, contents: Any) -> Any:
+        """Let there be something to receive; what the contents are then, by those before."""
 
-    def take(self) -> None:
-        """Take something, so that there is room."""
+    def take(self, contents: Any) -> Any:
+        """Take something, so that there is room; likewise."""
 
 
 class PosixQueue(Peer):
@@ -67,13 +69,15 @@ class PosixQueue(Peer):
                 queue.send(message, priority=priority)
         return [message.decode() for message, _ in messages]
 
-    def put(self) -> None:
+    def put(self, contents: Any) -> Any:
         with self._queue() as queue:
             queue.send(GIVEN)
+        return [*contents, GIVEN.decode()]
 
-    def take(self) -> None:
+    def take(self, contents: Any) -> Any:
         with self._queue() as queue:
             queue.receive()
+        return contents[1:]
 
 
 class PosixSemaphore(Peer):
@@ -83,10 +87,11 @@ class PosixSemaphore(Peer):
         semaphore.close()
         return value
 
-    def put(self) -> None:
+    def put(self, contents: Any) -> Any:
         semaphore = posix_ipc.Semaphore(self.name)
         semaphore.release()
         semaphore.close()
+        return contents + 1
 
 
 class SysvQueue(Peer):
@@ -104,11 +109,13 @@ class SysvQueue(Peer):
             libc.msgsnd(id, type, data)
         return [data.decode() for data, _ in messages]
 
-    def put(self) -> None:
+    def put(self, contents: Any) -> Any:
         libc.msgsnd(self._id, 1, GIVEN)
+        return [*contents, GIVEN.decode()]
 
-    def take(self) -> None:
+    def take(self, contents: Any) -> Any:
         libc.msgrcv(self._id)
+        return contents[1:]
 
 
 class Set(Peer):
@@ -116,8 +123,9 @@ class Set(Peer):
         """The value of its first semaphore."""
         return int(sysv_ipc.Semaphore(self.key).value)
 
-    def put(self) -> None:
+    def put(self, contents: Any) -> Any:
         sysv_ipc.Semaphore(self.key).release()
+        return contents + 1
 
 
 class Ring(Peer):
@@ -136,7 +144,7 @@ class Ring(Peer):
             place = data + position % room
             size = number(place + 8)
             if number(place) & 0xFF in (2, 3):
-                messages.append(memory[place + 32 : place + 32 + size][:8].decode())
+                messages.append(memory[place + 32 : place + 32 + size].decode())
             position += (32 + size + 63) // 64 * 64
         peers = sum(memory[place] for place in range(640, 640 + 256 * 64, 64))
         return {"messages": messages, "peers": peers}
@@ -146,11 +154,13 @@ class Ring(Peer):
         peer = program("peers/channel.c", *(source.with_suffix(".c") for source in sources))
         finished(self.world.spawn(peer, self.name, "-", "join", *words, "leave", stdout=subprocess.DEVNULL))
 
-    def put(self) -> None:
+    def put(self, contents: Any) -> Any:
         self._do("send")
+        return {**contents, "messages": [*contents["messages"], PEERS.decode()]}
 
-    def take(self) -> None:
+    def take(self, contents: Any) -> Any:
         self._do("receive")
+        return {**contents, "messages": contents["messages"][1:]}
 
 
 class Pipe(Peer):
@@ -173,19 +183,20 @@ class Pipe(Peer):
         with self._open() as end:
             return int.from_bytes(fcntl.ioctl(end, termios.FIONREAD, bytes(4)), "little")
 
-    def put(self) -> None:
+    def put(self, contents: Any) -> Any:
         with self._open() as end:
-            os.write(end, GIVEN)
+            return contents + os.write(end, GIVEN)
 
-    def take(self) -> None:
+    def take(self, contents: Any) -> Any:
         with self._open() as end:
-            os.read(end, 4096)
+            return contents - len(os.read(end, 4096))
 
-    def open_other_end(self) -> None:
+    def open_other_end(self, contents: Any) -> Any:
         """Have both ends open until this is done the next time."""
         if self._end >= 0:
             os.close(self._end)
         self._end = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        return contents
 
 
 # The operations ---------------------------------------------------------------------
@@ -202,8 +213,8 @@ class Operation(NamedTuple):
     """Do it; Give has something given by the peer."""
     undo: Callable[[Any], object] = lambda _: None
     """Undo what has been done, by its result."""
-    gives: Callable[[Any], None] = lambda _: None
-    """In the harness: what giving is."""
+    gives: Callable[[Any, Any], Any] = lambda _, contents: contents
+    """In the harness: what giving is, to a peer; what the contents are then, by those before."""
     effect: Callable[[Any], Any] | None = lambda contents: contents
     """In the harness: what the contents are once it is done, by those before it or after the gift; None if that is
     not to be told."""
@@ -347,7 +358,7 @@ def transfers(
     sent = SENT.decode()
     add = {"effect": lambda contents: count(contents, lambda messages: [*messages, sent])}
     drop = {"effect": lambda contents: count(contents, lambda messages: messages[1:])}
-    given = b"p" * 10 if peer is Ring else GIVEN
+    given = PEERS if peer is Ring else GIVEN
     got: dict[str, Any] = {"undo": received(SENT), **drop}
     one = made(empty, lambda handle: handle.send(SENT))
     put: dict[str, Any] = {"gives": peer.put, "undo": received(given), **drop}

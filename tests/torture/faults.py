@@ -28,57 +28,73 @@ import posix_ipc
 import sysv_ipc
 from faulted import OPERATIONS, Operation, Peer, on_system
 from harness import Scenario, Schedule
-from interposing import Fault, Voice, Watcher
+from interposing import IN_THREAD, Fault, Voice, Watcher
 from world import World, worker_threads
 
 from aioipc._ring import _deaths
 from aioipc._waiting import workers
 
-_NO_FILE = ("EACCES", "ENOMEM")
-_NO_DESCRIPTOR = ("EMFILE", "ENFILE", "ENOMEM")
+_PATH = ("EACCES", "ENOMEM")
+_ENTRY = (*_PATH, "ENOSPC")
+_DESCRIPTOR = ("EMFILE", "ENFILE", "ENOMEM")
+_OPEN = (*_DESCRIPTOR, "EACCES", "EINTR")
+_GET = ("EACCES", "ENOMEM", "ENOSPC")
+_THREAD = ("EAGAIN", "ENOMEM")
+_TRANSFER = ("EACCES", "EINTR", "ENOMEM")
 ERRORS = {
-    "clone": ("EAGAIN", "ENOMEM"),
-    "clone3": ("EAGAIN", "ENOMEM"),
-    "epoll_create1": _NO_DESCRIPTOR,
+    "clone": _THREAD,
+    "clone3": _THREAD,
+    "epoll_create1": _DESCRIPTOR,
     "epoll_ctl": ("ENOMEM", "ENOSPC"),
     "epoll_pwait": ("EINTR",),
     "epoll_wait": ("EINTR",),
-    "fallocate": ("EINTR", "ENOSPC", "ENOMEM"),
-    "fcntl": ("EMFILE", "EINTR"),
+    "fallocate": ("EINTR", "ENOMEM", "ENOSPC"),
+    "fcntl F_DUPFD_CLOEXEC": ("EMFILE",),
+    "fcntl F_OFD_SETLK": ("EINTR", "ENOLCK"),
     "ftruncate": ("EINTR",),
     "futex": ("EINTR",),
     "getdents64": ("ENOMEM",),
-    "inotify_add_watch": ("ENOSPC", "ENOMEM"),
-    "inotify_init1": _NO_DESCRIPTOR,
-    "link": ("EACCES", "ENOSPC", "ENOMEM"),
-    "linkat": ("EACCES", "ENOSPC", "ENOMEM"),
-    "lstat": _NO_FILE,
-    "mknod": ("EACCES", "ENOSPC", "ENOMEM"),
-    "mknodat": ("EACCES", "ENOSPC", "ENOMEM"),
+    "inotify_add_watch": ("ENOMEM", "ENOSPC"),
+    "inotify_init1": _DESCRIPTOR,
+    "link": _ENTRY,
+    "linkat": _ENTRY,
+    "lstat": _PATH,
+    "mknod": _ENTRY,
+    "mknodat": _ENTRY,
     "mmap": ("ENOMEM",),
-    "mq_open": ("EACCES", "ENOSPC", "EINTR", *_NO_DESCRIPTOR),
+    "mq_open": (*_OPEN, "ENOSPC"),
     "mq_timedreceive": ("EINTR",),
     "mq_timedsend": ("EINTR", "ENOMEM"),
-    "mq_unlink": _NO_FILE,
-    "msgctl": ("EACCES", "EPERM"),
-    "msgget": ("EACCES", "ENOMEM", "ENOSPC"),
-    "msgrcv": ("EACCES", "EINTR", "ENOMEM"),
-    "msgsnd": ("EACCES", "EINTR", "ENOMEM"),
-    "newfstatat": _NO_FILE,
-    "open": ("EACCES", "EINTR", "ENOSPC", *_NO_DESCRIPTOR),
-    "openat": ("EACCES", "EINTR", "ENOSPC", *_NO_DESCRIPTOR),
+    "mq_unlink": _PATH,
+    "msgctl": ("EACCES",),
+    "msgctl IPC_RMID": ("EPERM",),
+    "msgctl IPC_SET": ("EPERM",),
+    "msgget": _GET,
+    "msgrcv": _TRANSFER,
+    "msgsnd": _TRANSFER,
+    "newfstatat": _PATH,
+    "open": _OPEN,
+    "openat": _OPEN,
+    "openat O_CREAT": (*_OPEN, "ENOSPC"),
+    "openat O_TMPFILE": (*_OPEN, "ENOSPC"),
     "read": ("EINTR",),
-    "semctl": ("EACCES", "EPERM", "ENOMEM"),
-    "semget": ("EACCES", "ENOMEM", "ENOSPC"),
-    "semop": ("EACCES", "EINTR", "ENOMEM"),
-    "semtimedop": ("EACCES", "EINTR", "ENOMEM"),
-    "shmat": ("EACCES", "ENOMEM"),
-    "shmctl": ("EACCES", "EPERM", "ENOMEM"),
-    "shmget": ("EACCES", "ENFILE", "ENOMEM", "ENOSPC"),
-    "stat": _NO_FILE,
-    "timer_create": ("EAGAIN", "ENOMEM"),
-    "unlink": _NO_FILE,
-    "unlinkat": _NO_FILE,
+    "semctl": ("EACCES",),
+    "semctl GETALL": ("EACCES", "ENOMEM"),
+    "semctl IPC_RMID": ("EPERM",),
+    "semctl IPC_SET": ("EPERM",),
+    "semctl SETALL": ("EACCES", "ENOMEM"),
+    "semget": _GET,
+    "semop": _TRANSFER,
+    "semtimedop": _TRANSFER,
+    "shmat": _PATH,
+    "shmctl": ("EACCES",),
+    "shmctl IPC_RMID": ("EPERM",),
+    "shmctl IPC_SET": ("EPERM",),
+    "shmget": (*_GET, "ENFILE"),
+    "stat": _PATH,
+    "timer_create": _THREAD,
+    "unlink": _PATH,
+    "unlinkat": _PATH,
     "write": ("EINTR",),
 }
 """By what errors a call can fail for want of something, or for a signal, whatever its arguments are."""
@@ -92,8 +108,10 @@ _LOOPS = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
-_NEVER = {"asyncio": (), "uvloop": ("epoll_ctl",), "trio": ("epoll_ctl",)}
+_LOOPS_OWN = {"asyncio": (), "uvloop": ("epoll_ctl",), "trio": ("epoll_ctl",)}
 """What is not tried on a loop: libuv ends the process if that fails, and trio is not usable any more."""
+_THREADS_OWN = ("mmap" + IN_THREAD,)
+"""What is not tried: without memory the interpreter ends a thread before it has begun, and says so to nobody."""
 
 
 # In the process under test ------------------------------------------------------------
@@ -168,6 +186,7 @@ class _Judge:
         self._steps = steps
         self._peer = operation.peer(world)
         self._watcher = Watcher(world, functools.partial(_be_tortured, operation, self._peer, loop, len(steps)))
+        self._wrong: dict[str, None] = {}
         self._faults: list[Fault] = []
         self._hits: list[Fault] = []
         self._given = False
@@ -176,9 +195,17 @@ class _Judge:
         self._contents: Any = None
 
     def run(self) -> None:
-        self._watcher.watch(lambda word, **more: getattr(self, f"_hear_{word}")(**more))
+        self._watcher.watch(self._hear)
         if errors := self._watcher.child.errors():
-            raise AssertionError(f"it wrote:\n{errors}")
+            self._wrong[f"it wrote:\n{errors}"] = None
+        if self._wrong:
+            raise AssertionError("\n\n".join(self._wrong))
+
+    def _hear(self, word: str, **more: Any) -> None:
+        try:
+            getattr(self, f"_hear_{word}")(**more)
+        except AssertionError as error:  # go on: there may be more
+            self._wrong[str(error)] = None
 
     def _hear_before(self) -> None:
         self._before = self._look()
@@ -194,8 +221,7 @@ class _Judge:
     def _hear_give(self) -> None:
         if not self._given:
             self._given = True
-            self._operation.gives(self._peer)
-            self._contents = self._look_inside()
+            self._contents = self._operation.gives(self._peer, self._contents)
 
     def _hear_done(self) -> None:
         self._hits = self._watcher.hits
@@ -297,13 +323,13 @@ def _calls(operation: Operation, loop: str) -> Counter[str]:
 
 def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
     """Each fault alone, lasting or not; and as many pairs of them."""
-    left_out = _NEVER[loop]
+    left_out = (*_LOOPS_OWN[loop], *_THREADS_OWN)
     single = [
-        Fault(call, number, error, rng.random() < 0.5)
+        Fault(call, number, error, lasts=error != "EINTR" and rng.random() < 0.5)
         for call, count in sorted(_calls(operation, loop).items())
         if call not in left_out
         for number in range(1, count + 1)
-        for error in ERRORS.get(call, ())
+        for error in ERRORS.get(call.removesuffix(IN_THREAD), ())
     ]
     pairs = [rng.sample(single, 2) for _ in single[1:]]
     steps = [[fault] for fault in single] + pairs[: len(pairs) // 3]

@@ -3,6 +3,7 @@
  * Unlike a preloaded library it also sees what the C library calls inside itself.  Who watches is told of each of these
  * calls before it is made, and answers with an error, or lets it through. */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
@@ -11,7 +12,9 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/ipc.h>
 #include <sys/prctl.h>
+#include <sys/sem.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,6 +35,23 @@ static const struct {
 };
 
 #define COUNT (sizeof calls / sizeof *calls)
+
+/* What is a call of its own, by the bits of an argument. */
+static const struct {
+    const char *name;
+    int number, place;
+    uint64_t mask, value;
+} variants[] = {
+#define VARIANT(call, place, mask, value) {#call " " #value, SYS_##call, place, mask, value}
+#define WHOLE UINT64_C(0xffffffff)
+    VARIANT(fcntl, 1, WHOLE, F_DUPFD_CLOEXEC), VARIANT(fcntl, 1, WHOLE, F_OFD_SETLK),
+    VARIANT(msgctl, 1, 0xff, IPC_RMID), VARIANT(msgctl, 1, 0xff, IPC_SET),
+    VARIANT(semctl, 2, 0xff, IPC_RMID), VARIANT(semctl, 2, 0xff, IPC_SET),
+    VARIANT(semctl, 2, 0xff, GETALL), VARIANT(semctl, 2, 0xff, SETALL),
+    VARIANT(shmctl, 1, 0xff, IPC_RMID), VARIANT(shmctl, 1, 0xff, IPC_SET),
+    VARIANT(newfstatat, 3, AT_EMPTY_PATH, AT_EMPTY_PATH),
+    VARIANT(openat, 2, O_CREAT, O_CREAT), VARIANT(openat, 2, O_TMPFILE, O_TMPFILE),
+};
 
 #if defined(__x86_64__)
 #define MACHINE AUDIT_ARCH_X86_64
@@ -81,15 +101,21 @@ interpose(void)
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
-/* The next call: its name, and the id to answer it by.  NULL if it was given up meanwhile. */
+/* The next call: its name, such as "read" or "openat O_CREAT", the thread, and the id to answer it by.  NULL if it was
+ * given up meanwhile. */
 const char *
-next_call(int listener, uint64_t *id)
+next_call(int listener, uint32_t *thread, uint64_t *id)
 {
     struct seccomp_notif call;
     memset(&call, 0, sizeof call);
     if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &call) != 0)
         return NULL;
+    *thread = call.pid;
     *id = call.id;
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++)
+        if (variants[i].number == call.data.nr
+            && (call.data.args[variants[i].place] & variants[i].mask) == variants[i].value)
+            return variants[i].name;
     for (size_t i = 0; i < COUNT; i++)
         if (calls[i].number == call.data.nr)
             return calls[i].name;

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from world import SECONDS, Child, World, library
 
+IN_THREAD = " in a thread"
 _MAX = 2**16
 
 
@@ -27,7 +28,7 @@ class Fault(NamedTuple):
     """A call that fails."""
 
     call: str
-    """Its name, as of the kernel."""
+    """Its name, as interposer.c has it; with IN_THREAD where another than the main thread makes it."""
     number: int
     """The how manieth it is, from 1."""
     error: str
@@ -54,7 +55,7 @@ class Watcher:
         self.counts: Counter[str] = Counter()
         """How often each call was made since `expect`."""
         self.hits: list[Fault] = []
-        """The faults that have come to pass since then."""
+        """The faults that have come to pass since then, each once."""
         self._faults: tuple[Fault, ...] = ()
         self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._library = _interposer()
@@ -89,31 +90,34 @@ class Watcher:
             poll.register(file, select.POLLIN)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            ready = {descriptor for descriptor, _ in poll.poll(1000)}
+            # POLLHUP alone says that nothing more will come from there, again and again.
+            ready = {descriptor for descriptor, events in poll.poll(1000) if events & select.POLLIN}
             if self._listener in ready:
                 self._decide()
-            elif self._end.fileno() in ready and (said := self._end.recv(_MAX)):
-                words = json.loads(said)
-                self._end.send(json.dumps(hear(words.pop("word"), **words)).encode())
-                deadline = time.monotonic() + seconds
             elif self.child.fileno() in ready:
                 break
             elif self._end.fileno() in ready:
-                poll.unregister(self._end)
+                if not (said := self._end.recv(_MAX)):
+                    poll.unregister(self._end)
+                    continue
+                words = json.loads(said)
+                self._end.send(json.dumps(hear(words.pop("word"), **words)).encode())
+                deadline = time.monotonic() + seconds
         self.child.result(0)
 
     def _decide(self) -> None:
-        id = ctypes.c_uint64()
-        name = self._library.next_call(self._listener, ctypes.byref(id))
+        thread, id = ctypes.c_uint32(), ctypes.c_uint64()
+        name = self._library.next_call(self._listener, ctypes.byref(thread), ctypes.byref(id))
         if name is None:
             return
-        call = name.decode()
+        call = name.decode() + ("" if thread.value == self.child.pid else IN_THREAD)
         self.counts[call] += 1
         number = self.counts[call]
         error = 0
         for fault in self._faults:
             if fault.call == call and (number == fault.number or (fault.lasts and number > fault.number)):
-                self.hits.append(fault)
+                if fault not in self.hits:
+                    self.hits.append(fault)
                 error = getattr(errno, fault.error)
         self._library.answer(self._listener, id, error)
 
