@@ -154,6 +154,16 @@ def explain_new_shm_file() -> str:
     return f"no room for one more file in {explain_shm_room() if has_files else explain_shm_files()}"
 
 
+def explain_folder(path: str) -> str:
+    """Name the file system of a folder, and its room now."""
+    room = os.statvfs(path)
+    free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+    return (
+        f"the file system of {path} ({free:,} of {size:,} bytes and {room.f_favail:,} of {room.f_files:,} files free "
+        "now; remove some, or enlarge it)"
+    )
+
+
 def explain_open_files(number: int) -> str:
     """Name the limit that EMFILE or ENFILE stands for, its value now, and the ways to change it."""
     if number == errno.ENFILE:

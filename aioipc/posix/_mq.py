@@ -73,6 +73,8 @@ def mq_unlink(name: str) -> None:
     except (posix_ipc.PermissionsError, PermissionError) as error:
         number = getattr(error, "errno", errno.EACCES)
         raise AccessError(number, "only its owner may remove this queue", name) from None
+    except OSError as error:
+        raise from_errno(error.errno or 0, name) from None
 
 
 def explain(error: OSError, name: str, *, closed: bool, busy: str, one_way: str) -> Error:
@@ -127,6 +129,8 @@ def _open(
         ) from None
     except (ValueError, OverflowError):
         raise _attribute_error(name, messages, size) from None
+    except InterruptedError:  # POSIX allows it; the caller need not know
+        return _open(name, flags, read, write, mode, messages, size)
     except OSError as error:
         raise _room_error(error, name, messages, size) from None
 

@@ -635,9 +635,6 @@ def the_rest() -> Iterator[Operation]:
             f"inspect.find {kind}", Peer, many, at_once(lambda peer, kind=kind: inspect.find(f"{kind}:{peer.name}"))
         )
     yield Operation("inspect.find msg", Peer, many, at_once(lambda peer: inspect.find(f"msg:{peer.key:#x}")))
-    yield Operation(
-        "inspect.users", Peer, many, at_once(lambda peer: inspect.users([inspect.find(f"channel:{peer.name}")]))
-    )
 
 
 OPERATIONS = tuple(
