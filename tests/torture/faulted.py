@@ -220,6 +220,8 @@ class Operation(NamedTuple):
     not to be told."""
     ends: bool = False
     """Whether it ends the handle, even if it fails, so that it can't be done again."""
+    removes: bool = False
+    """Whether nothing is left of the object and the handle once it is done."""
 
 
 def at_once(function: Callable[[Any], Any]) -> Callable[[Any, Give], Awaitable[Any]]:
@@ -322,7 +324,8 @@ def dying(make: Make) -> Callable[[Peer], AbstractAsyncContextManager[Any]]:
         assert handle._handle.closed
         with suppress(FileNotFoundError, RemovedError):
             handle._remove_object()
-        handle.close()
+        for doorbell in _doorbells(os.getpid()):
+            os.unlink(f"/dev/shm/{doorbell}")
 
     return subject
 
@@ -345,7 +348,7 @@ def lifetimes(kind: str, peer: type[Peer], create: Callable[..., Any], open: Mak
     if open is not None:
         yield operation("open", beside(create), at_once(open), undo=close)
         yield operation("close", dying(create), at_once(close), ends=True)
-    yield operation("leave", dying(create), at_once(leave), ends=True)
+    yield operation("leave", dying(create), at_once(leave), ends=True, removes=True)
 
 
 def transfers(
@@ -646,11 +649,16 @@ OPERATIONS = tuple(
 )  # fmt: skip
 
 
+def _doorbells(pid: int) -> list[str]:
+    """The doorbells that a process has made, which has its number in their names."""
+    return sorted(name for name in os.listdir("/dev/shm") if name.startswith(f"aioipc.{pid:08x}"))
+
+
 def on_system(peer: Peer, pid: int) -> list[str]:
     """What there is of all that may have the name, key or path of a peer, and the doorbells that a process has made."""
     paths = (f"/dev/shm{peer.name}", f"/dev/shm/sem.{peer.name[1:]}", peer.path)
     found = [path for path in paths if os.path.exists(path)]
-    found += [name for name in os.listdir("/dev/shm") if name.startswith(f"aioipc.{pid:08x}")]
+    found += _doorbells(pid)
     with suppress(posix_ipc.ExistentialError):
         posix_ipc.MessageQueue(peer.name).close()
         found.append("message queue")
