@@ -17,8 +17,8 @@ import re
 import secrets
 import traceback
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +103,12 @@ _OTHERS = {"clone": "EAGAIN", "clone3": "EAGAIN"}
 """Calls whose errors the C library tells as others."""
 _KINDS = {"EACCES": "AccessError", "EPERM": "AccessError", "ENOLCK": "KernelError"}
 """The exceptions of errors; a LimitError of all others."""
-_LOOPS = {
+LOOPS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
-_LOOPS_OWN = {"asyncio": (), "uvloop": ("epoll_ctl",), "trio": ("epoll_ctl",)}
+LOOPS_OWN = {"asyncio": (), "uvloop": ("epoll_ctl",), "trio": ("epoll_ctl",)}
 """What is not tried on a loop: libuv ends the process if that fails, and trio is not usable any more."""
 _MOST = 200
 """How many faults of an operation are tried in one round."""
@@ -123,34 +123,41 @@ _THREADS_OWN = ("mmap" + IN_THREAD,)
 # In the process under test ------------------------------------------------------------
 
 
-def _be_tortured(operation: Operation, peer: Peer, loop: str, steps: int, voice: Voice) -> None:
+Limit = Callable[[int], AbstractContextManager[None]]
+"""What is scarce in a step, by its number."""
+
+
+def _be_tortured(operation: Operation, peer: Peer, loop: str, steps: int, limit: Limit, voice: Voice) -> None:
     workers._LINGER = 0.001  # a thread that is left is to be seen
     numbers = iter(range(2**32))
     secrets.randbits = lambda _: os.getpid() << 32 | next(numbers)  # doorbells that can be told from those of others
-    backend, options = _LOOPS[loop]
-    anyio.run(_do_all, operation, peer, steps, voice, backend=backend, backend_options=options)
+    backend, options = LOOPS[loop]
+    anyio.run(_do_all, operation, peer, steps, limit, voice, backend=backend, backend_options=options)
 
 
-async def _do_all(operation: Operation, peer: Peer, steps: int, voice: Voice) -> None:
+async def _do_all(operation: Operation, peer: Peer, steps: int, limit: Limit, voice: Voice) -> None:
     gc.freeze()
     for step in range(-1, steps):  # the first is without faults: what is imported or kept for ever is so afterwards
         await _settle()
         voice.say("before")
         async with operation.subject(peer) as subject:
-            failed = await _do(operation, subject, voice, step)
+            failed = await _do(operation, subject, voice, step, limit(step) if step >= 0 else nullcontext())
             if failed and not operation.ends:
-                await _do(operation, subject, voice, None)
+                await _do(operation, subject, voice, None, nullcontext())
         await _settle()
         voice.say("after")
 
 
-async def _do(operation: Operation, subject: Any, voice: Voice, step: int | None) -> bool:
+async def _do(
+    operation: Operation, subject: Any, voice: Voice, step: int | None, limit: AbstractContextManager[None]
+) -> bool:
     """Do it; whether it has failed."""
     await _settle()
     voice.say("begin", step=step)
     error = result = None
     try:
-        result = await operation.run(subject, lambda: voice.say("give"))
+        with limit:
+            result = await operation.run(subject, lambda: voice.say("give"))
     except Exception as raised:  # noqa: BLE001 -- the harness judges it
         kinds = [kind.__name__ for kind in type(raised).__mro__]
         error = {
@@ -181,17 +188,31 @@ async def _settle() -> None:
 # In the harness -----------------------------------------------------------------------
 
 
-class _Judge:
+class Judge:
     """Hears what the process does, looks at what comes of it, and raises what is wrong."""
 
-    def __init__(self, operation: Operation, world: World, loop: str, steps: list[list[Fault]]) -> None:
+    def __init__(
+        self,
+        operation: Operation,
+        world: World,
+        loop: str,
+        steps: list[list[Fault]],
+        limit: Limit = lambda _: nullcontext(),
+        errors: tuple[str, ...] = (),
+    ) -> None:
+        """
+        :param limit: within which the process does it, besides
+        :param errors: what errors that leads to
+        """
         self.counts: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         """The system calls of the operation, when nothing fails."""
         self._operation = operation
         self._steps = steps
         self._peer = operation.peer(world)
-        self._watcher = Watcher(world, functools.partial(_be_tortured, operation, self._peer, loop, len(steps)))
+        be_tortured = functools.partial(_be_tortured, operation, self._peer, loop, len(steps), limit)
+        self._watcher = Watcher(world, be_tortured)
+        self._limits = [Fault("any", 1, error, True) for error in errors]
         self._wrong: dict[str, None] = {}
         self._faults: list[Fault] = []
         self._hits: list[Fault] = []
@@ -230,14 +251,15 @@ class _Judge:
             self._contents = self._operation.gives(self._peer, self._contents)
 
     def _hear_done(self) -> None:
-        self._hits = self._watcher.hits
+        self._hits = self._watcher.hits or self._limits
         self.calls = self.calls or Counter(self._watcher.counts)
+        self.counts["operations"] += 1
+        self.counts["faults"] += len(self._watcher.hits)
         self._watcher.expect()
 
     def _hear_end(self, error: dict[str, Any] | None) -> None:
         operation = self._operation
         contents = self._look_inside()
-        self.counts["faults"] += len(self._hits)
         if error is not None:
             self.counts["errors"] += 1
             assert self._hits, f"without any fault: {error['traceback']}"
@@ -323,7 +345,7 @@ def _judge(operation: Operation, error: dict[str, Any], hits: list[Fault]) -> No
 
 def _run(operation: Operation, loop: str, world: World, schedule: Schedule) -> Counter[str]:
     steps = [[Fault(*fault) for fault in faults] for faults in schedule.steps]
-    judge = _Judge(operation, world, loop, steps)
+    judge = Judge(operation, world, loop, steps)
     judge.run()
     return judge.counts
 
@@ -332,14 +354,14 @@ def _run(operation: Operation, loop: str, world: World, schedule: Schedule) -> C
 def _calls(operation: Operation, loop: str) -> Counter[str]:
     """The system calls of an operation that is not hindered."""
     with World() as world:
-        judge = _Judge(operation, world, loop, [])
+        judge = Judge(operation, world, loop, [])
         judge.run()
     return judge.calls
 
 
 def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
     """Each fault alone, lasting or not; and as many pairs of them."""
-    left_out = (*_LOOPS_OWN[loop], *_THREADS_OWN)
+    left_out = (*LOOPS_OWN[loop], *_THREADS_OWN)
     single = [
         Fault(call, number, error, lasts=error != "EINTR" and rng.random() < 0.5)
         for call, count in sorted(_calls(operation, loop).items())
@@ -364,6 +386,6 @@ def _scenario(operation: Operation, loop: str) -> Scenario:
 SCENARIOS = tuple(
     _scenario(operation, loop)
     for operation in OPERATIONS
-    for loop in _LOOPS
+    for loop in LOOPS
     if loop == "asyncio" or operation.name.endswith(" waiting")
 )

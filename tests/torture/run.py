@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import faults
+import limits
 from harness import Outcome, Scenario, Schedule, failure, torture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWIPC = 0x08000000
-SCENARIOS: tuple[Scenario, ...] = (*faults.SCENARIOS,)
+SCENARIOS: tuple[Scenario, ...] = (*faults.SCENARIOS, *limits.SCENARIOS)
 """Of all parts."""
 
 

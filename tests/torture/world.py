@@ -30,7 +30,7 @@ import libc as libc  # noqa: E402 -- and the next for others, who need not know 
 from conftest import compile_c, remove_keyed, remove_named, unused_key  # noqa: E402
 from conftest import worker_threads as worker_threads  # noqa: E402
 
-SECONDS = 15
+SECONDS = 60
 """What takes longer has hung."""
 _PR_SET_PDEATHSIG = 1
 
