@@ -75,21 +75,32 @@ async def test_an_interrupted_open_of_a_fifo_is_repeated(tmp_path: Path, monkeyp
             await writer.send(b"x")
 
 
+@contextmanager
+def semaphores_can_not_be_looked_at(monkeypatch: pytest.MonkeyPatch, after: int = 0) -> Iterator[None]:
+    """stat(2) of a semaphore fails, after so many that do not."""
+    stat, left = os.stat, iter(range(after))
+
+    def look(path: Any, **more: Any) -> os.stat_result:
+        if str(path).startswith("/dev/shm/sem.") and next(left, None) is None:
+            raise OSError(errno.ENOMEM, "")
+        return stat(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", look)
+        yield
+
+
 def test_a_semaphore_that_can_not_be_looked_at_is_not_left(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stat = os.stat
-    looks = iter((stat, failing(OSError(errno.ENOMEM, "")), stat))
-    monkeypatch.setattr(os, "stat", lambda *args, **kwargs: next(looks)(*args, **kwargs))
-    with pytest.raises(aioipc.LimitError):
+    with semaphores_can_not_be_looked_at(monkeypatch, after=1), pytest.raises(aioipc.LimitError):
         posix.Semaphore.create(name)
-    monkeypatch.undo()
     with pytest.raises(aioipc.NotFoundError):
         posix.Semaphore.open(name)
 
 
 def test_leaving_says_that_a_semaphore_is_left(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(aioipc.LimitError), posix.Semaphore.create(name) as semaphore:
-        monkeypatch.setattr(os, "stat", failing(OSError(errno.ENOMEM, "")))
-    monkeypatch.undo()
+    semaphore = posix.Semaphore.create(name)
+    with semaphores_can_not_be_looked_at(monkeypatch), pytest.raises(aioipc.LimitError), semaphore:
+        pass
     semaphore.unlink()
 
 
@@ -105,10 +116,12 @@ def test_leaving_says_that_a_semaphore_is_left(name: str, monkeypatch: pytest.Mo
 def test_what_can_not_be_removed(
     make: Callable[[str], Any], function: tuple[Any, str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(aioipc.LimitError) as caught, make(name) as handle:
-        monkeypatch.setattr(*function, failing(OSError(errno.ENOMEM, "")))
+    handle = make(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(*function, failing(OSError(errno.ENOMEM, "")))
+        with pytest.raises(aioipc.LimitError) as caught, handle:
+            pass
     assert (caught.value.errno, caught.value.filename) == (errno.ENOMEM, name)
-    monkeypatch.undo()
     handle.unlink()
 
 
@@ -122,9 +135,10 @@ def test_a_doorbell_that_can_not_be_removed(name: str, monkeypatch: pytest.Monke
 
     channel = Channel.create(name)
     messages, room = doorbells(name)
-    monkeypatch.setattr(os, "unlink", unlink_no_doorbell)
-    with pytest.raises(aioipc.LimitError) as caught, channel:
-        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink_no_doorbell)
+        with pytest.raises(aioipc.LimitError) as caught, channel:
+            pass
     assert caught.value.filename == str(room)
     assert not messages.exists()
     unlink(room)
