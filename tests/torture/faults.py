@@ -29,7 +29,7 @@ import sysv_ipc
 from faulted import OPERATIONS, Operation, Peer, Ring, on_system
 from harness import Scenario, Schedule
 from interposing import IN_THREAD, Fault, Voice, Watcher
-from world import World, worker_threads
+from world import Failed, World, worker_threads
 
 from aioipc._ring import _deaths
 from aioipc._waiting import workers
@@ -222,7 +222,10 @@ class Judge:
         self._contents: Any = None
 
     def run(self) -> None:
-        self._watcher.watch(self._hear)
+        try:
+            self._watcher.watch(self._hear)
+        except Failed as error:  # what was wrong before may say why
+            raise type(error)("\n\n".join([*self._wrong, f"{self._hits or self._faults}: {error}"])) from None
         if errors := self._watcher.child.errors():
             self._wrong[f"it wrote:\n{errors}"] = None
         if self._wrong:

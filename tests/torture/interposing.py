@@ -11,11 +11,13 @@ import errno
 import faulthandler
 import functools
 import json
+import os
 import select
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from world import SECONDS, Child, World, library
@@ -85,6 +87,14 @@ class Watcher:
         :raises Failed: if it does not
         :raises Hung: if it says nothing for so long
         """
+        with ExitStack() as stack:
+            stack.callback(self._end.close)
+            if self._listener is not None:
+                stack.callback(os.close, self._listener)
+            self._listen(hear, seconds)
+            self.child.result(0)
+
+    def _listen(self, hear: Callable[..., object], seconds: float) -> None:
         poll = select.poll()
         for file in (self._end, self.child, *([] if self._listener is None else [self._listener])):
             poll.register(file, select.POLLIN)
@@ -103,7 +113,6 @@ class Watcher:
                 words = json.loads(said)
                 self._end.send(json.dumps(hear(words.pop("word"), **words)).encode())
                 deadline = time.monotonic() + seconds
-        self.child.result(0)
 
     def _decide(self) -> None:
         thread, id = ctypes.c_uint32(), ctypes.c_uint64()
