@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from faulted import Operation, Peer, PosixQueue, at_once, made
+from faulted import Operation, Peer, PosixQueue, at_once, bare, made
 from faults import Judge
 from harness import Schedule
 from interposing import Fault, Voice, Watcher
@@ -134,6 +134,18 @@ def test_an_interruption_that_shows_is_found() -> None:
     operation = Operation("list", Peer, made(lambda _: Faulty("")), at_once(lambda _: os.listdir("/dev")))
     with pytest.raises(AssertionError, match="an interruption shows"):
         judged(operation, Fault("openat", 1, "EINTR", lasts=False))
+
+
+def test_a_mapping_that_is_left_is_found() -> None:
+    kept: list[Any] = []
+
+    async def map_and_fail(peer: Peer, _: Any) -> None:
+        with posix.SharedMemory.create(peer.name, size=1) as segment:
+            kept.append(segment.buffer)
+        os.listdir("/dev")
+
+    with pytest.raises(AssertionError, match="mappings were"):
+        judged(Operation("map", Peer, bare, map_and_fail), Fault("openat", 2, "EMFILE", lasts=False))
 
 
 def test_a_message_that_is_lost_is_found() -> None:
