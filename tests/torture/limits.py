@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-from faulted import OPERATIONS, Operation, PosixQueue
-from faults import Judge
 from harness import Scenario, Schedule
 from interposing import Fault
+from judging import Judge
+from operations import OPERATIONS, Operation
+from outside import PosixQueue
 from world import World
 
 _MANY = 12

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from faulted import Operation, Peer, PosixQueue, at_once, bare, made
-from faults import Judge
 from harness import Schedule
 from interposing import Fault, Voice, Watcher
+from judging import Judge
+from operations import Operation, at_once, bare, made
+from outside import Peer, PosixQueue
 from world import World
 
 import aioipc
