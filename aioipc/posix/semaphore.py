@@ -143,9 +143,9 @@ class Semaphore(Acquirable, Lifetime):
         :raises NotFoundError: if this semaphore is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
+        if self._find_own() is None:
+            raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name)
         try:
-            if self._find_own() is None:
-                raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name)
             posix_ipc.unlink_semaphore(self.name)
         except posix_ipc.ExistentialError:
             raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name) from None
