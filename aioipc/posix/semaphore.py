@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
@@ -110,7 +111,8 @@ class Semaphore(Acquirable, Lifetime):
             return cls(name, semaphore, remove=not persist)
         except BaseException:
             if is_new:
-                posix_ipc.unlink_semaphore(name)
+                with suppress(posix_ipc.Error, OSError):
+                    posix_ipc.unlink_semaphore(name)
             raise
 
     @classmethod

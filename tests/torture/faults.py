@@ -112,7 +112,10 @@ def _calls(operation: Operation, loop: str) -> Counter[str]:
 
 
 def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
-    """Each fault alone, lasting or not; and a third as many pairs of them; not more than a round takes."""
+    """Each fault alone, lasting or not; and a third as many pairs of them; not more than a round takes.
+
+    Of two, none is what may have to undo something after the other.
+    """
     left_out = (*_LOOPS_OWN[loop], *_THREADS_OWN)
     single = [
         Fault(call, number, error, lasts=error != "EINTR" and rng.random() < 0.5)
@@ -123,7 +126,8 @@ def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
         for error in ERRORS.get(call.removesuffix(IN_THREAD), ())
         if error not in _NOT_OF.get(operation.name.split(".")[0], ())
     ]
-    steps = [[fault] for fault in single] + [rng.sample(single, 2) for _ in range(len(single) // 3)]
+    doing = [fault for fault in single if "unlink" not in fault.call and "IPC_RMID" not in fault.call]
+    steps = [[fault] for fault in single] + [rng.sample(doing, 2) for _ in range(len(doing) // 3)]
     return Schedule({}, rng.sample(steps, min(len(steps), _MOST)))
 
 
