@@ -96,9 +96,9 @@ def remount_shm(option: str, value: object) -> str:
     return f"mount -o remount,{option}={value} /dev/shm"
 
 
-def explain_shm_room(descriptor: int) -> str:
+def explain_shm_room() -> str:
     """Name the file system of POSIX shared memory, its room now, and the ways to enlarge it."""
-    room = os.fstatvfs(descriptor)
+    room = os.statvfs("/dev/shm")  # noqa: S108
     free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
     return (
         f"the shared-memory file system /dev/shm ({free:,} of {size:,} bytes free now; enlarge it with "
@@ -147,8 +147,27 @@ def explain_file_size() -> str:
     return f"RLIMIT_FSIZE ({now} now; raise it with `ulimit -f` or LimitFSIZE= in a systemd unit)"
 
 
-def explain_open_files() -> str:
-    """Name RLIMIT_NOFILE, its value now, and the ways to change it."""
+def explain_new_shm_file() -> str:
+    """Say which limit of the file system of POSIX shared memory there can't be one more file for."""
+    room = os.statvfs("/dev/shm")  # noqa: S108
+    has_files = room.f_files == 0 or room.f_ffree > 0
+    return f"no room for one more file in {explain_shm_room() if has_files else explain_shm_files()}"
+
+
+def explain_folder(path: str) -> str:
+    """Name the file system of a folder, and its room now."""
+    room = os.statvfs(path)
+    free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+    return (
+        f"the file system of {path} ({free:,} of {size:,} bytes and {room.f_favail:,} of {room.f_files:,} files free "
+        "now; remove some, or enlarge it)"
+    )
+
+
+def explain_open_files(number: int) -> str:
+    """Name the limit that EMFILE or ENFILE stands for, its value now, and the ways to change it."""
+    if number == errno.ENFILE:
+        return explain_sysctl("fs.file-max")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"RLIMIT_NOFILE ({soft:,} open descriptors now; raise it with `ulimit -n` or LimitNOFILE= in a systemd unit)"
 

@@ -26,8 +26,12 @@ _STEP = 16 * 2**20
 """How much memory is reserved at once."""
 
 
-def path_of(name: str) -> str:
-    return DIRECTORY + check_name(name, _LONGEST_NAME)
+def path_of(name: str, prefix: str = "") -> str:
+    """Where the object of this name is.
+
+    :param prefix: what its file has before the name
+    """
+    return f"{DIRECTORY}/{prefix}{check_name(name, _LONGEST_NAME - len(prefix))[1:]}"
 
 
 def make(name: str, size: int, mode: int) -> int:
@@ -124,14 +128,15 @@ class FileIdentity(Protocol):
     def st_ino(self) -> int: ...
 
 
-def unlink(name: str, what: str, identity: FileIdentity) -> None:
+def unlink(name: str, what: str, identity: FileIdentity, *, prefix: str = "") -> None:
     """Take the name from an object.
 
     :param identity: that of the object
+    :param prefix: what its file has before the name
     :raises NotFoundError: if it does not have the name
     :raises AccessError: if it belongs to another user
     """
-    path = path_of(name)
+    path = path_of(name, prefix)
     try:
         found = os.lstat(path)
         if (found.st_dev, found.st_ino) != (identity.st_dev, identity.st_ino):
@@ -141,6 +146,8 @@ def unlink(name: str, what: str, identity: FileIdentity) -> None:
         raise NotFoundError(errno.ENOENT, f"the {what} has been removed already", name) from None
     except PermissionError as error:
         raise AccessError(error.errno or errno.EACCES, f"only its owner may remove this {what}", name) from None
+    except OSError as error:
+        raise explain(error, name) from None
 
 
 def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
@@ -148,7 +155,7 @@ def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
     room = os.fstatvfs(descriptor)
     has_limit = room.f_blocks > 0
     if has_limit and end - begin > room.f_bavail * room.f_frsize:  # it would be filled in vain
-        raise _no_room(descriptor, end, name)
+        raise _no_room(end, name)
     try:
         # In steps, between which Ctrl-C is heard.  Older kernels undo a whole call for a signal: beside a
         # timer a long one would never end.
@@ -157,18 +164,18 @@ def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             os.ftruncate(descriptor, begin)
-            raise _no_room(descriptor, end, name) from None
+            raise _no_room(end, name) from None
         raise explain(error, name) from None
 
 
-def _no_room(descriptor: int, size: int, name: str) -> LimitError:
-    return LimitError(errno.ENOSPC, f"no room for {size:,} bytes in {_limits.explain_shm_room(descriptor)}", name)
+def _no_room(size: int, name: str) -> LimitError:
+    return LimitError(errno.ENOSPC, f"no room for {size:,} bytes in {_limits.explain_shm_room()}", name)
 
 
 def explain(error: OSError, name: str) -> Error:
     number = error.errno or 0
     if number == errno.ENOSPC:
-        return LimitError(number, f"no room for one more file in {_limits.explain_shm_files()}", name)
+        return LimitError(number, _limits.explain_new_shm_file(), name)
     if number == errno.EFBIG:
         return LimitError(number, f"larger than a file may be: {_limits.explain_file_size()}", name)
     return from_errno(number, name)

@@ -109,6 +109,6 @@ def from_errno(number: int, filename: str, explanation: str | None = None) -> Er
     the place of the C library's words where there is more to say.
     """
     if explanation is None and number in (errno.EMFILE, errno.ENFILE):
-        explanation = f"no descriptor left: {_limits.explain_open_files()}"
+        explanation = f"no descriptor left: {_limits.explain_open_files(number)}"
     kind = _BY_ERRNO.get(number, KernelError)
     return kind(number, explanation or os.strerror(number), filename)

@@ -223,7 +223,7 @@ def snapshot(request: pytest.FixtureRequest) -> Callable[..., None]:
     return compare
 
 
-def compile_c(source: Path, program: Path, *others: Path) -> str:
+def compile_c(source: Path, program: Path, *others: Path | str) -> str:
     command = ["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
     sources = map(str, (source, *others))
     # All functions are found at the start: a test may count instructions.

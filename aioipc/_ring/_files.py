@@ -7,14 +7,13 @@ import fcntl
 import os
 import secrets
 import stat
-from contextlib import suppress
 from typing import NamedTuple
 
 from aioipc import _shm
 from aioipc._lifetime import create_or_find
 from aioipc._ring import _binding
 from aioipc._shm import DIRECTORY, FileIdentity, check_free, explain, find, give_name, make, path_of
-from aioipc.errors import AccessError, CorruptError, Error, KernelError, NotFoundError
+from aioipc.errors import AccessError, CorruptError, Error, KernelError, NotFoundError, from_errno
 
 _KIND = "channel"
 
@@ -169,13 +168,20 @@ def unlink(name: str, identity: FileIdentity, bell_id: int) -> None:
     :raises AccessError: if it belongs to another user
     """
     _shm.unlink(name, _KIND, identity)
-    _unlink(_doorbells(bell_id))
+    for error in _unlink(_doorbells(bell_id)):
+        if not isinstance(error, FileNotFoundError):
+            raise from_errno(error.errno or 0, error.filename) from None
 
 
-def _unlink(paths: tuple[str, str]) -> None:
+def _unlink(paths: tuple[str, str]) -> list[OSError]:
+    """Remove what can be removed; the errors of the rest."""
+    errors = []
     for path in paths:
-        with suppress(OSError):
+        try:
             os.unlink(path)
+        except OSError as error:
+            errors.append(error)
+    return errors
 
 
 def _doorbells(bell_id: int) -> tuple[str, str]:

@@ -12,6 +12,7 @@ is first in line then is woken in its place, because the descriptor is still rea
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 import sys
 from abc import ABC, abstractmethod
@@ -20,8 +21,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
+from aioipc import _limits
 from aioipc._waiting.handle import Handle, Line
-from aioipc.errors import WouldBlock, from_errno
+from aioipc.errors import Error, WouldBlock, from_errno
 
 if TYPE_CHECKING:
     import trio
@@ -89,7 +91,7 @@ class Doorbells(Descriptor):
                 self._polls[-1].register(self._both, select.EPOLLIN)
         except OSError as error:
             self._close_polls()
-            raise from_errno(error.errno or 0, self.what) from None
+            raise _explain(error, self.what) from None
         self._watch(on_trio, *(poll.fileno() for poll in self._polls), is_writable=False)
 
     def close(self) -> None:
@@ -203,7 +205,10 @@ class _AsyncioPlaces(_Places):
             self._unwatch()
         if not self._watched:
             add = self._loop.add_writer if self._writing else self._loop.add_reader
-            add(self._fileno, self._ready)
+            try:
+                add(self._fileno, self._ready)
+            except OSError as error:
+                raise _explain(error, self._handle.what) from None
             self._watched = True
 
     def _ready(self) -> None:
@@ -261,6 +266,15 @@ class _AsyncioPlaces(_Places):
         for future in self.taken.values():
             if future is not None and not future.done():
                 future.set_result(None)
+
+
+def _explain(error: OSError, what: str) -> Error:
+    """What an error of epoll_create1(2) or epoll_ctl(2) means."""
+    number = error.errno or 0
+    if number == errno.ENOSPC:
+        limit = _limits.explain_sysctl("fs.epoll.max_user_watches")
+        return from_errno(number, what, f"no more descriptors can be watched for this user: {limit}")
+    return from_errno(number, what)
 
 
 class _TrioPlaces(_Places):

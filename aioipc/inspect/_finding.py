@@ -87,9 +87,9 @@ def find(address: str) -> Object:
     """
     kind, name, key, id = parse_address(address)
     if name is None:
-        assert kind is not None
-        for found in look(kind).objects:
-            if isinstance(found, Keyed) and id in (None, found.id) and key in (None, found.key):
+        source = next(source for source in _SOURCES if kind in source.kinds)
+        for found in source.list():
+            if found.kind == kind and isinstance(found, Keyed) and id in (None, found.id) and key in (None, found.key):
                 return found
         raise NotFoundError(errno.ENOENT, "there is no such object here (a container has its own)", address)
     if kind is not None:

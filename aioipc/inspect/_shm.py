@@ -15,7 +15,7 @@ from typing import Any
 
 from aioipc._ring import _binding
 from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE
-from aioipc.errors import NotFoundError
+from aioipc.errors import NotFoundError, from_errno
 from aioipc.inspect._records import Channel, Doorbell, FileIdentity, Named, PosixSemaphore, PosixSharedMemory
 
 MOUNT_COMMAND = f"mkdir -p {DIRECTORY} && mount -t tmpfs -o mode=1777 none {DIRECTORY}"
@@ -118,6 +118,7 @@ def _find(file: str) -> Named | None:
     """What is known of the object that is this file; None if it is none.
 
     :raises FileNotFoundError: if it was removed
+    :raises LimitError: if nothing can be opened: what could not be looked into might be anything
     """
     path = f"{DIRECTORY}/{file}"
     status = os.lstat(path)
@@ -128,7 +129,9 @@ def _find(file: str) -> Named | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise from_errno(error.errno, "/" + file) from None
         return _record(file, status, None)
     try:
         status = os.fstat(descriptor)

@@ -20,6 +20,7 @@ from aioipc.errors import (
     WouldBlock,
     from_errno,
 )
+from aioipc.posix._errors import errno_of
 from aioipc.posix._names import check_name
 
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
@@ -72,6 +73,8 @@ def mq_unlink(name: str) -> None:
     except (posix_ipc.PermissionsError, PermissionError) as error:
         number = getattr(error, "errno", errno.EACCES)
         raise AccessError(number, "only its owner may remove this queue", name) from None
+    except OSError as error:
+        raise from_errno(error.errno or 0, name) from None
 
 
 def explain(error: OSError, name: str, *, closed: bool, busy: str, one_way: str) -> Error:
@@ -132,6 +135,8 @@ def _open(
         ) from None
     except (ValueError, OverflowError):
         raise _attribute_error(name, messages, size) from None
+    except InterruptedError:  # POSIX allows it; the caller need not know
+        return _open(name, flags, read, write, mode, messages, size)
     except OSError as error:
         raise _room_error(error, name, messages, size) from None
 
@@ -162,13 +167,13 @@ def _attribute_error(name: str, messages: int, size: int) -> LimitError:
 
 
 def _room_error(error: OSError, name: str, messages: int, size: int) -> Error:
-    """Explain EMFILE, ENFILE and ENOSPC, which posix_ipc reports without errno."""
-    number = error.errno or _limits.no_descriptor_left()
-    if number is not None:
-        return from_errno(number, name)
-    if "space" in str(error):
+    """Explain what there is no room for; EMFILE may mean the queue itself."""
+    number = errno_of(error)
+    if number == errno.ENOSPC:
         limit = _limits.explain_sysctl("fs.mqueue.queues_max")
-        return from_errno(errno.ENOSPC, name, f"as many queues exist as {limit} allows; or remove some")
+        return from_errno(number, name, f"as many queues exist as {limit} allows; or remove some")
+    if number != errno.EMFILE or not messages or _limits.no_descriptor_left() is not None:
+        return from_errno(number, name)
     need = _limits.message_queue_bytes(messages, size)
     limit = _limits.explain_rlimit_msgqueue()
     return from_errno(

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from aioipc import _limits
 from aioipc._arguments import check_mode
 from aioipc._lifetime import AsyncLifetime
 from aioipc._waiting import _interrupt
@@ -239,7 +240,10 @@ class _Open(Call[int]):
 
     def at_once(self) -> int:
         """Open it without waiting."""
-        return self._open(self._flags | os.O_NONBLOCK)
+        try:
+            return self._open(self._flags | os.O_NONBLOCK)
+        except InterruptedError:
+            return self.at_once()
 
     def block(self) -> int:
         return self._open(self._flags)
@@ -282,6 +286,9 @@ def _explain_folder(error: OSError, path: str) -> Error:
     """What an error means of a call that changes the folder: mkfifo(3), unlink(2)."""
     if error.errno in (errno.EACCES, errno.EPERM):
         return from_errno(error.errno, path, f"owner and mode of the folder do not let user {os.geteuid()} do this")
+    if error.errno == errno.ENOSPC:
+        limit = _limits.explain_folder(os.path.dirname(os.path.abspath(path)))
+        return from_errno(error.errno, path, f"no room for one more file in {limit}")
     return from_errno(error.errno or 0, path)
 
 

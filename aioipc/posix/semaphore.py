@@ -7,34 +7,21 @@ be got out of sem_wait(3) at once: see aioipc/_waiting/blocking.py.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
 
-from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
-from aioipc._lifetime import Acquirable, Lifetime
-from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE, may_not_create, no_file_system
+from aioipc._lifetime import Acquirable, Lifetime, create_or_find
 from aioipc._waiting.blocking import Calls
 from aioipc._waiting.workers import Call
-from aioipc.errors import (
-    AccessError,
-    CorruptError,
-    Error,
-    ExistsError,
-    LimitError,
-    NotFoundError,
-    WouldBlock,
-    from_errno,
-)
-from aioipc.posix._names import check_name
+from aioipc.errors import WouldBlock
+from aioipc.posix._sem import explain, sem_create, sem_file, sem_open, sem_unlink, too_great
 
 if TYPE_CHECKING:
     from typing import Self
 
-_LONGEST_NAME = 251  # bytes after the slash: NAME_MAX less "sem."
 _VALUE_MAX: int = posix_ipc.SEMAPHORE_VALUE_MAX
 
 
@@ -95,13 +82,14 @@ class Semaphore(Acquirable, Lifetime):
         :param persist: leave the semaphore in the system
         :raises ExistsError: if the name is taken and `exist_ok` is false
         :raises AccessError: if the name is taken and its mode forbids to take it over, or that of /dev/shm to create it
-        :raises CorruptError: if what has the name is too small for a semaphore
+        :raises CorruptError: if what has the name is no semaphore
         :raises LimitError: if the process has no descriptor left, or the shared-memory file system no room
         :raises ValueError: if an argument can't be right
         """
         check_range("value", value, 0, _VALUE_MAX)
-        flags = posix_ipc.O_CREAT if exist_ok else posix_ipc.O_CREX
-        return cls(name, *_sem_open(name, flags, check_mode(mode), value), remove=not persist)
+        check_mode(mode)
+        opened, _ = create_or_find(lambda: sem_create(name, mode, value), lambda: sem_open(name), exist_ok)
+        return cls(name, *opened, remove=not persist)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -110,11 +98,11 @@ class Semaphore(Acquirable, Lifetime):
         :param name: a slash and 1 to 251 bytes without another slash
         :raises NotFoundError: if there is none of that name
         :raises AccessError: if its mode and owner forbid it; it takes the right to read and to write
-        :raises CorruptError: if what has the name is too small for a semaphore
+        :raises CorruptError: if what has the name is no semaphore
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if the name can't be right
         """
-        return cls(name, *_sem_open(name, 0, 0, 0), remove=False)
+        return cls(name, *sem_open(name), remove=False)
 
     def close(self) -> None:
         """Close the handle: sem_close(3).
@@ -134,20 +122,13 @@ class Semaphore(Acquirable, Lifetime):
         :raises NotFoundError: if this semaphore is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        try:
-            if self._find_own() is None:
-                raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name)
-            posix_ipc.unlink_semaphore(self.name)
-        except posix_ipc.ExistentialError:
-            raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name) from None
-        except posix_ipc.PermissionsError:
-            raise AccessError(errno.EACCES, "only its owner may remove this semaphore", self.name) from None
+        sem_unlink(self.name, self._file)
 
     _remove_object = unlink
 
     def _find_own(self) -> os.stat_result | None:
         """The semaphore's file, if its name still stands for it."""
-        found = _find(self.name)
+        found = sem_file(self.name)
         is_own = found is not None and self._file is not None and os.path.samestat(found, self._file)
         return found if is_own else None
 
@@ -183,12 +164,12 @@ class Semaphore(Acquirable, Lifetime):
         check_range("n", n, 1, _VALUE_MAX)
         self._handle.check()
         if self._semaphore.value > _VALUE_MAX - n:
-            raise _too_great(self.name)
+            raise too_great(self.name)
         for _ in range(n):
             try:
                 self._semaphore.release()
             except OSError as error:  # the last permits were given by others meanwhile
-                raise _explain(error, self.name) from None
+                raise explain(error, self.name) from None
 
     # Looking
 
@@ -244,69 +225,3 @@ class _Acquire(Call[None]):
         except (OSError, posix_ipc.Error):  # others have raised the value to SEM_VALUE_MAX
             return False
         return True
-
-
-def _sem_open(name: str, flags: int, mode: int, value: int) -> tuple[posix_ipc.Semaphore, os.stat_result | None]:
-    """A semaphore, and its file."""
-    check_name(name, _LONGEST_NAME)
-    try:
-        semaphore = posix_ipc.Semaphore(name, flags, mode, value)
-    except posix_ipc.ExistentialError:
-        if flags and not os.path.isdir(DIRECTORY):
-            raise no_file_system(name) from None
-        if flags:
-            raise ExistsError(
-                errno.EEXIST,
-                "a semaphore of this name exists, perhaps left by a program that was killed: open() it, or pass "
-                "exist_ok=True to take it over",
-                name,
-            ) from None
-        raise NotFoundError(
-            errno.ENOENT, "no semaphore has this name here (a container has its own); create() makes one", name
-        ) from None
-    except posix_ipc.PermissionsError:
-        if flags and _find(name) is None:
-            raise may_not_create(name) from None
-        raise AccessError(
-            errno.EACCES,
-            f"owner and mode of the semaphore do not let user {os.geteuid()} read and write it",
-            name,
-        ) from None
-    except OSError as error:
-        raise _explain(error, name) from None
-    file = _find(name)
-    # The C library maps any file.  To touch memory that this one does not have would end the process (SIGBUS).
-    if file is not None and file.st_size < SEMAPHORE_SIZE:
-        semaphore.close()
-        raise CorruptError(
-            errno.EUCLEAN,
-            f"its file has {file.st_size} bytes, too few for a semaphore: something else has made it; to remove it: "
-            f"`rm {_path_of(name)}`",
-            name,
-        )
-    return semaphore, file
-
-
-def _explain(error: OSError, name: str) -> Error:
-    if error.errno == errno.EOVERFLOW:
-        return _too_great(name)
-    number = error.errno or _limits.no_descriptor_left() or 0
-    if number == errno.ENOSPC:
-        return from_errno(number, name, "no room left in the shared-memory file system; see `df /dev/shm`")
-    return from_errno(number, name)
-
-
-def _too_great(name: str) -> LimitError:
-    return LimitError(errno.EOVERFLOW, f"the value would pass SEM_VALUE_MAX ({_VALUE_MAX:,}), which is fixed", name)
-
-
-def _path_of(name: str) -> str:
-    return f"{DIRECTORY}/{SEMAPHORE_PREFIX}{name[1:]}"
-
-
-def _find(name: str) -> os.stat_result | None:
-    """The file behind a name, where the C library keeps semaphores: sem_overview(7)."""
-    try:
-        return os.stat(_path_of(name))
-    except OSError:
-        return None

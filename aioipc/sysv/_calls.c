@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
@@ -68,6 +69,18 @@ release(struct msgbuf *room, SmallMessage *small)
         PyMem_RawFree(room);
 }
 
+/* Make a call: without the GIL if it may take long, and again if a signal has ended it though it was not to wait, which
+ * POSIX allows. */
+#define PERFORM(result, call, is_short, is_now)                             \
+    do {                                                                    \
+        PyThreadState *thread = (is_short) ? NULL : PyEval_SaveThread();    \
+        do                                                                  \
+            result = call;                                                  \
+        while (result < 0 && errno == EINTR && (is_now));                   \
+        if (thread != NULL)                                                 \
+            PyEval_RestoreThread(thread);                                   \
+    } while (0)
+
 /* Keys ------------------------------------------------------------------------- */
 
 static PyObject *
@@ -108,13 +121,8 @@ calls_msgsnd(PyObject *Py_UNUSED(module), PyObject *args)
     PyBuffer_Release(&data);
 
     int result;
-    if ((flags & IPC_NOWAIT) && size <= SMALL_MESSAGE)
-        result = msgsnd(id, message, size, flags);
-    else {
-        Py_BEGIN_ALLOW_THREADS
-        result = msgsnd(id, message, size, flags);
-        Py_END_ALLOW_THREADS
-    }
+    bool is_now = (flags & IPC_NOWAIT) != 0;
+    PERFORM(result, msgsnd(id, message, size, flags), is_now && size <= SMALL_MESSAGE, is_now);
     int error = errno;
     release(message, &small);
     errno = error;
@@ -146,13 +154,8 @@ calls_msgrcv(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
         return NULL;
 
     ssize_t received;
-    if ((flags & IPC_NOWAIT) && size <= SMALL_MESSAGE)
-        received = msgrcv((int)id, message, (size_t)size, type, (int)flags);
-    else {
-        Py_BEGIN_ALLOW_THREADS
-        received = msgrcv((int)id, message, (size_t)size, type, (int)flags);
-        Py_END_ALLOW_THREADS
-    }
+    bool is_now = (flags & IPC_NOWAIT) != 0;
+    PERFORM(received, msgrcv((int)id, message, (size_t)size, type, (int)flags), is_now && size <= SMALL_MESSAGE, is_now);
     PyObject *result = NULL;
     if (received < 0)
         failed();
@@ -213,14 +216,9 @@ calls_semop(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "iy*:semop", &id, &packed))
         return NULL;
     size_t count = (size_t)packed.len / sizeof(struct sembuf);
-    const struct sembuf *operations = packed.buf;
-    if (count > 0 && (operations[0].sem_flg & IPC_NOWAIT))
-        result = semop(id, packed.buf, count);
-    else {
-        Py_BEGIN_ALLOW_THREADS
-        result = semop(id, packed.buf, count);
-        Py_END_ALLOW_THREADS
-    }
+    struct sembuf *operations = packed.buf;
+    bool is_now = count > 0 && (operations[0].sem_flg & IPC_NOWAIT);
+    PERFORM(result, semop(id, operations, count), is_now, is_now);
     int error = errno;
     PyBuffer_Release(&packed);
     errno = error;

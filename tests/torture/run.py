@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import faults
+import limits
 from harness import Outcome, Scenario, Schedule, failure, torture
 from storms import SCENARIOS as STORMS
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWIPC = 0x08000000
-SCENARIOS: tuple[Scenario, ...] = (*STORMS,)
+SCENARIOS: tuple[Scenario, ...] = (*STORMS, *faults.SCENARIOS, *limits.SCENARIOS)
 """Of all parts."""
 
 

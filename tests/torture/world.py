@@ -26,8 +26,9 @@ from typing import IO, Any, Self
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS))
 
-import libc  # noqa: E402, F401 -- for others, who can import it by now
-from conftest import compile_c, remove_keyed, remove_named, unused_key, worker_threads  # noqa: E402, F401
+import libc as libc  # noqa: E402 -- and the next for others, who need not know where it is
+from conftest import compile_c, remove_keyed, remove_named, unused_key  # noqa: E402
+from conftest import worker_threads as worker_threads  # noqa: E402
 
 SECONDS = 60
 """What takes longer has hung."""
@@ -54,6 +55,10 @@ class Child:
             _be_child(function, arguments, writing, errors.fileno())
         os.close(writing)
         self._pidfd = os.pidfd_open(self.pid)
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when it has ended."""
+        return self._pidfd
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it has not ended."""
@@ -212,3 +217,9 @@ def _programs() -> tempfile.TemporaryDirectory[str]:
 def program(source: str, *others: Path) -> str:
     """The path of a compiled C program, by its file in tests, such as "peers/mq.c"."""
     return compile_c(TESTS / source, Path(_programs().name) / Path(source).stem, *others)
+
+
+@functools.cache
+def library(source: str) -> str:
+    """The path of a compiled shared library, likewise."""
+    return compile_c(TESTS / source, Path(_programs().name) / f"{Path(source).stem}.so", "-shared", "-fPIC")
