@@ -26,10 +26,12 @@ from typing import IO, Any, Self
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS))
 
-from conftest import compile_c, remove_keyed, remove_named, unused_key  # noqa: E402
+from conftest import NOBODY, compile_c, doorbells, remove_keyed, remove_named, unused_key  # noqa: E402
 
 SECONDS = 60
 """What takes longer has hung."""
+AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+"""Options of `World.spawn` for a program of another user, without rights."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -167,6 +169,13 @@ class World:
         self._stack.callback(child.close)
         return child
 
+    def doorbells(self, name: str) -> list[str]:
+        """Those of a channel.  They are removed in the end even if the channel does not tell any more which they are."""
+        paths = doorbells(name)
+        for path in paths:
+            self._stack.callback(path.unlink, missing_ok=True)
+        return list(map(str, paths))
+
     def spawn(self, *command: object, **options: Any) -> subprocess.Popen[Any]:
         """Start a program, which is killed in the end if it has not ended before."""
         process = subprocess.Popen(list(map(str, command)), **options)
@@ -200,7 +209,9 @@ def finished(process: subprocess.Popen[Any], seconds: float = SECONDS) -> Any:
 
 @functools.cache
 def _programs() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
+    folder = tempfile.TemporaryDirectory()
+    os.chmod(folder.name, 0o755)  # other users run them, too
+    return folder
 
 
 @functools.cache
