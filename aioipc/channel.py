@@ -139,7 +139,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 errno.EUSERS, f"as many handles have the channel open as can: {_binding.PEERS} (fixed)", self.name
             )
         if result != _binding.OK:
-            raise CorruptError(errno.EUCLEAN, "what its header says can't be right", self.name)
+            raise self._corrupt()
 
     # Lifetime
 
@@ -396,8 +396,12 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 "fixed when the channel was created)"
             )
         if result == _binding.CORRUPT:
-            return CorruptError(errno.EUCLEAN, f"{self._fault} can't be right: somebody has overwritten it", self.name)
+            return self._corrupt()
         return WouldBlock(f"{what} is {'full' if result == _binding.FULL else 'empty or in use'}")
+
+    def _corrupt(self) -> CorruptError:
+        fault = self._fault or "what its header says"
+        return CorruptError(errno.EUCLEAN, f"{fault} can't be right: somebody has overwritten it", self.name)
 
 
 def _plain(item: Buffer) -> Buffer:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -76,6 +77,8 @@ def _place(rng: random.Random) -> tuple[str, int, int]:
 
 
 def _overwriting(rng: random.Random) -> Step:
+    if rng.random() < 0.03:
+        return [0, "p", "f", _PEERS + 4 * rng.randrange(3), 4, 1, rng.choice((1, 1000)), 0]
     base, offset, width = _place(rng)
     value = _value(rng)
     what = rng.choices("saxc", (4, 2, 2, 1))[0]
@@ -106,7 +109,8 @@ def _settings(rng: random.Random, loop: str) -> dict[str, Any]:
     return {
         "loop": loop,
         "seed": rng.randrange(2**32),
-        "capacity": rng.choice((64, 1024, 4096, 65536, 2**20)),
+        "capacity": rng.choice((64, 1024, 4096, 65536, 2**20, 2**24)),
+        "messages": rng.choice((0, 0, 10, 2**18)),
         "as_nobody": rng.random() < 0.5 and os.geteuid() == 0,
     }
 
@@ -121,16 +125,19 @@ def _draw(step: Callable[[random.Random], Step], least: int, most: int, loop: st
 # Neighbours -----------------------------------------------------------------------
 
 
-def _make(name: str, capacity: int) -> None:
-    """Make a channel that all may use."""
+def _make(name: str, capacity: int, messages: int) -> None:
+    """Make a channel that all may use, with so many messages in it, or as many as fit."""
     os.umask(0)
-    Channel.create(name, capacity=capacity, mode=0o666, persist=True).close()
+    with suppress(aioipc.WouldBlock), Channel.create(name, capacity=capacity, mode=0o666, persist=True) as channel:
+        at_once = min(1024, capacity // 64)
+        for _ in range(0, messages, at_once):
+            channel.send_many_nowait([b""] * at_once)
 
 
-def _channel(world: World, capacity: int) -> tuple[str, list[str]]:
+def _channel(world: World, capacity: int, messages: int = 0) -> tuple[str, list[str]]:
     """The name of a new channel, and its doorbells."""
     name = world.name()
-    world.fork(_make, name, capacity).result()
+    world.fork(_make, name, capacity, messages).result()
     return name, world.doorbells(name)
 
 
@@ -245,7 +252,7 @@ def _be_used(name: str, settings: dict[str, Any]) -> Counter[str]:
 
 
 def _be_overwritten(world: World, schedule: Schedule) -> Counter[str]:
-    name, bells = _channel(world, schedule.settings["capacity"])
+    name, bells = _channel(world, schedule.settings["capacity"], schedule.settings["messages"])
     vandal = _vandal(world, schedule.settings, name, bells, schedule.steps)
     counts = world.fork(_be_used, name, schedule.settings).result(SECONDS)
     return Counter(counts) + Counter(steps=_steps_done(vandal))

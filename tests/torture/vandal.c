@@ -11,6 +11,7 @@
  *   s a x      write VALUE; add it; exclusive or.  Every other time what was there before
  *   c          copy what is at VALUE in the file
  *   m          write VALUE, with the mark that the state of a record has at this place
+ *   p          write VALUE in each of 256 places that are 64 bytes apart: the peers
  *   t          cut the file to OFFSET bytes, and every other time make it as long as it was
  *   w r k      write VALUE bytes to a bell, of messages or of room, as BASE is m or r; read as many; open and close it
  *
@@ -109,8 +110,18 @@ write_over(const struct step *step)
     case 'c': value = load(memory + value % (size - 8), 8); break;
     case 'm': value |= ring_mark(position); break;
     }
-    for (unsigned i = 0; i < step->times; i++) {
+    for (unsigned i = 0; i < step->times && !ends; i++) {
         store(memory + place, step->width, i % 2 == 0 ? value : before);
+        hold(step);
+    }
+}
+
+static void
+write_all_over(const struct step *step)
+{
+    for (unsigned i = 0; i < step->times && !ends; i++) {
+        for (uint64_t place = (uint64_t)step->offset; place < (uint64_t)step->offset + 256 * 64; place += 64)
+            store(memory + place, step->width, step->value);
         hold(step);
     }
 }
@@ -118,7 +129,7 @@ write_over(const struct step *step)
 static void
 cut_off(const struct step *step)
 {
-    for (unsigned i = 0; i < step->times; i++) {
+    for (unsigned i = 0; i < step->times && !ends; i++) {
         check("ftruncate", ftruncate(file, i % 2 == 0 ? (off_t)step->offset : (off_t)size));
         hold(step);
     }
@@ -132,7 +143,7 @@ use_bell(const struct step *step, char *const *paths)
     int bell = step->base == 'm' ? 0 : 1;
     size_t count = step->value < sizeof bytes ? step->value : sizeof bytes;
     ssize_t done = 0;   /* it may be full, or empty */
-    for (unsigned i = 0; i < step->times; i++) {
+    for (unsigned i = 0; i < step->times && !ends; i++) {
         if (step->what == 'w')
             done = write(bells[bell], bytes, count);
         else if (step->what == 'r')
@@ -151,6 +162,8 @@ do_step(const struct step *step, char *const *paths)
         use_bell(step, paths);
     else if (step->what == 't')
         cut_off(step);
+    else if (step->what == 'p')
+        write_all_over(step);
     else
         write_over(step);
 }
