@@ -25,7 +25,7 @@ SECONDS = 30
 """How long a round may take; it takes about one."""
 _BLOCKED = 1.0
 """Seconds of processor time, all spent between two turns of a task that has nothing to do: the loop was held up."""
-_MEMORY = 2**28
+_MEMORY = 2**30
 """Bytes that a process may come to use: far more than all messages."""
 
 

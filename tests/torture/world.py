@@ -176,6 +176,10 @@ class World:
             self._stack.callback(path.unlink, missing_ok=True)
         return list(map(str, paths))
 
+    def defer(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Have a function called when the world ends."""
+        self._stack.callback(function, *arguments)
+
     def spawn(self, *command: object, **options: Any) -> subprocess.Popen[Any]:
         """Start a program, which is killed in the end if it has not ended before."""
         process = subprocess.Popen(list(map(str, command)), **options)
