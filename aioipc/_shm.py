@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Protocol
 
 from aioipc import _limits
@@ -17,14 +18,16 @@ from aioipc.posix._names import check_name
 DIRECTORY = "/dev/shm"  # noqa: S108
 SEMAPHORE_PREFIX = "sem."
 """What the C library puts before the name of a semaphore: sem_overview(7)."""
+SEMAPHORE_SIZE = 32 if sys.maxsize > 2**32 else 16
+"""What sizeof(sem_t) is, in glibc and musl."""
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
 
 _STEP = 16 * 2**20
 """How much memory is reserved at once."""
 
 
-def path_of(name: str) -> str:
-    return DIRECTORY + check_name(name, _LONGEST_NAME)
+def path_of(name: str, prefix: str = "") -> str:
+    return f"{DIRECTORY}/{prefix}{check_name(name, _LONGEST_NAME - len(prefix))[1:]}"
 
 
 def make(name: str, size: int, mode: int) -> int:
@@ -107,14 +110,15 @@ class FileIdentity(Protocol):
     def st_ino(self) -> int: ...
 
 
-def unlink(name: str, what: str, identity: FileIdentity) -> None:
+def unlink(name: str, what: str, identity: FileIdentity, *, prefix: str = "") -> None:
     """Take the name from an object.
 
     :param identity: that of the object
+    :param prefix: what its file has before the name
     :raises NotFoundError: if it does not have the name
     :raises AccessError: if it belongs to another user
     """
-    path = path_of(name)
+    path = path_of(name, prefix)
     try:
         found = os.lstat(path)
         if (found.st_dev, found.st_ino) != (identity.st_dev, identity.st_ino):

@@ -116,8 +116,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
             else:
                 _files.close(files[1:])
             if is_new:  # nobody could know that it is there
+                status = os.fstat(files.memory)
                 with suppress(Error):
-                    _files.unlink(name, os.fstat(files.memory), _binding.identify(files.memory)[1])
+                    _files.unlink(name, status, _binding.identify(files.memory)[1], status.st_uid)
             raise
         finally:
             os.close(files.memory)
@@ -207,7 +208,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises NotFoundError: if this channel is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        _files.unlink(self.name, self._identity, self._id)
+        _files.unlink(self.name, self._identity, self._id, self._identity.st_uid)
 
     _remove_object = unlink
 

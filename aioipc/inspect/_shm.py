@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from aioipc._ring import _binding
-from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX
+from aioipc._shm import DIRECTORY, SEMAPHORE_PREFIX, SEMAPHORE_SIZE
 from aioipc.errors import NotFoundError
 from aioipc.inspect._records import Channel, Doorbell, FileIdentity, Named, PosixSemaphore, PosixSharedMemory
 
@@ -22,7 +22,6 @@ MOUNT_COMMAND = f"mkdir -p {DIRECTORY} && mount -t tmpfs -o mode=1777 none {DIRE
 
 _DOORBELL = re.compile(r"aioipc\.([0-9a-f]{16})\.(?:messages|room)")
 
-_SEMAPHORE_SIZE = 32
 _HAS_WIDE_SEMAPHORES = sys.maxsize > 2**32
 
 _SECONDS_TO_CREATE = 60
@@ -160,7 +159,7 @@ def _common(status: os.stat_result) -> dict[str, Any]:
 
 def _look_at_semaphore(status: os.stat_result, descriptor: int | None) -> tuple[int | None, int | None]:
     """Its value, and how many threads wait: the two halves of what a sem_t of the C library begins with."""
-    if descriptor is None or status.st_size != _SEMAPHORE_SIZE or not _HAS_WIDE_SEMAPHORES:
+    if descriptor is None or status.st_size != SEMAPHORE_SIZE or not _HAS_WIDE_SEMAPHORES:
         return None, None
     begin = os.pread(descriptor, 8, 0)
     if len(begin) < 8:

@@ -20,6 +20,7 @@ from aioipc.errors import (
     WouldBlock,
     from_errno,
 )
+from aioipc.posix import _calls
 from aioipc.posix._names import check_name
 
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
@@ -66,12 +67,11 @@ def mq_is(name: str, identity: os.stat_result, *, read: bool, write: bool) -> bo
 def mq_unlink(name: str) -> None:
     """Remove a queue from the system."""
     try:
-        posix_ipc.unlink_message_queue(name)
-    except posix_ipc.ExistentialError:
+        _calls.unlink(name)
+    except FileNotFoundError:
         raise NotFoundError(errno.ENOENT, "the queue has been removed already", name) from None
-    except (posix_ipc.PermissionsError, PermissionError) as error:
-        number = getattr(error, "errno", errno.EACCES)
-        raise AccessError(number, "only its owner may remove this queue", name) from None
+    except PermissionError as error:
+        raise AccessError(error.errno or errno.EACCES, "only its owner may remove this queue", name) from None
 
 
 def explain(error: OSError, name: str, *, closed: bool, busy: str, one_way: str) -> Error:

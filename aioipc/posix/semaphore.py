@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
@@ -16,10 +17,12 @@ import posix_ipc
 from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Acquirable, Lifetime
+from aioipc._shm import SEMAPHORE_PREFIX, SEMAPHORE_SIZE, path_of, unlink
 from aioipc._waiting.blocking import Calls
 from aioipc._waiting.workers import Call
 from aioipc.errors import (
     AccessError,
+    CorruptError,
     Error,
     ExistsError,
     LimitError,
@@ -65,13 +68,13 @@ class Semaphore(Acquirable, Lifetime):
     name: str
     """With its leading slash."""
 
-    def __init__(self, name: str, semaphore: posix_ipc.Semaphore, *, remove: bool) -> None:
+    def __init__(self, name: str, semaphore: posix_ipc.Semaphore, file: os.stat_result | None, *, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
         self.name = name  # semaphore.name fails where that is no text
         self._semaphore = semaphore
         self._label = repr(self.name)
         self._removes = remove
-        self._file = _find(self.name)
+        self._file = file
         self._calls = self._handle = Calls(f"semaphore {self.name}", semaphore.close)
         self._line = self._calls.line("permit", lambda: _Acquire(name, semaphore))
 
@@ -93,12 +96,13 @@ class Semaphore(Acquirable, Lifetime):
         :param persist: leave the semaphore in the system
         :raises ExistsError: if the name is taken and `exist_ok` is false
         :raises AccessError: if the name is taken and its mode forbids to take it over
+        :raises CorruptError: if what is to be taken over is no semaphore
         :raises LimitError: if the process has no descriptor left, or the shared-memory file system no room
         :raises ValueError: if an argument can't be right
         """
         check_range("value", value, 0, _VALUE_MAX)
         flags = posix_ipc.O_CREAT if exist_ok else posix_ipc.O_CREX
-        return cls(name, _sem_open(name, flags, check_mode(mode), value), remove=not persist)
+        return cls(name, *_sem_open(name, flags, check_mode(mode), value), remove=not persist)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -107,10 +111,11 @@ class Semaphore(Acquirable, Lifetime):
         :param name: a slash and 1 to 251 bytes without another slash
         :raises NotFoundError: if there is none of that name
         :raises AccessError: if its mode and owner forbid it; it takes the right to read and to write
+        :raises CorruptError: if what has the name is no semaphore
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if the name can't be right
         """
-        return cls(name, _sem_open(name, 0, 0, 0), remove=False)
+        return cls(name, *_sem_open(name, 0, 0, 0), remove=False)
 
     def close(self) -> None:
         """Close the handle: sem_close(3).
@@ -130,14 +135,9 @@ class Semaphore(Acquirable, Lifetime):
         :raises NotFoundError: if this semaphore is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        try:
-            if self._find_own() is None:
-                raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name)
-            posix_ipc.unlink_semaphore(self.name)
-        except posix_ipc.ExistentialError:
-            raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name) from None
-        except posix_ipc.PermissionsError:
-            raise AccessError(errno.EACCES, "only its owner may remove this semaphore", self.name) from None
+        if self._file is None:
+            raise NotFoundError(errno.ENOENT, "the semaphore has been removed already", self.name)
+        unlink(self.name, "semaphore", self._file, prefix=SEMAPHORE_PREFIX)
 
     _remove_object = unlink
 
@@ -242,8 +242,29 @@ class _Acquire(Call[None]):
         return True
 
 
-def _sem_open(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semaphore:
+def _sem_open(name: str, flags: int, mode: int, value: int) -> tuple[posix_ipc.Semaphore, os.stat_result | None]:
+    """An open semaphore, and its file."""
     check_name(name, _LONGEST_NAME)
+    while True:
+        before = None if flags & os.O_EXCL else _find(name)
+        _check_kind(before, name)
+        semaphore = _sem_open_once(name, flags, mode, value)
+        after = _find(name)
+        if flags & os.O_EXCL or (before is not None and after is not None and os.path.samestat(before, after)):
+            return semaphore, after
+        # What was opened may be another file than the one that was looked at.
+        semaphore.close()
+
+
+def _check_kind(file: os.stat_result | None, name: str) -> None:
+    """The C library takes any file for a semaphore, and ends the process if that makes no sense: SIGBUS, SIGABRT."""
+    if file is not None and not (stat.S_ISREG(file.st_mode) and file.st_size == SEMAPHORE_SIZE):
+        raise CorruptError(
+            errno.EUCLEAN, f"it is not a semaphore; to remove it: `rm {path_of(name, SEMAPHORE_PREFIX)}`", name
+        )
+
+
+def _sem_open_once(name: str, flags: int, mode: int, value: int) -> posix_ipc.Semaphore:
     try:
         return posix_ipc.Semaphore(name, flags, mode, value)
     except posix_ipc.ExistentialError:
@@ -281,8 +302,8 @@ def _too_great(name: str) -> LimitError:
 
 
 def _find(name: str) -> os.stat_result | None:
-    """The file behind a name, where the C library keeps semaphores: sem_overview(7)."""
+    """The file behind a name."""
     try:
-        return os.stat("/dev/shm/sem." + name[1:])  # noqa: S108
+        return os.lstat(path_of(name, SEMAPHORE_PREFIX))
     except OSError:
         return None

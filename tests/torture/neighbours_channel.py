@@ -203,11 +203,8 @@ def _operations(rng: random.Random, handle: Channel) -> list[Callable[[], Awaita
 
     async def look() -> None:
         handle.statistics()
-        with_name = f"channel:{handle.name}"
-        try:
-            inspect.find(with_name)
-        except aioipc.NotFoundError:  # it does not look like one
-            pass
+        with suppress(aioipc.NotFoundError):  # it does not look like one
+            inspect.find(f"channel:{handle.name}")
 
     return [
         lambda: handle.send(bytes(size)),

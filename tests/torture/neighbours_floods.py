@@ -1,16 +1,20 @@
 """Neighbours that send without end, so that what we receive from never runs empty, or take all there is.
 
-The loop goes on beside that, every task of it can be cancelled, and nothing is lost: what was sent has been received, or
-is still there.  The neighbour counts for itself, and the kernel says what is left.
+The loop goes on beside that, every task of it can be cancelled, and nothing is lost: what was sent has been received,
+or is still there.  The neighbour counts for itself, and the kernel says what is left.  Meanwhile others change what
+attributes the object has.
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
+import signal
 import subprocess
 import termios
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -76,11 +80,40 @@ def _drain(name: str) -> int:
             count += 1
 
 
+def _change_attributes(kind: str, name: str, key: int) -> None:
+    """Until it is killed: how much fits, or who may."""
+    changed = sysv_ipc.MessageQueue(key) if kind == "msg" else sysv_ipc.Semaphore(key) if kind == "semset" else None
+    for number in itertools.count():
+        if kind == "msg":
+            changed.max_size = (1, 2, 100, 16384)[number % 4]
+        elif kind == "semset":
+            changed.mode = (0o666, 0o667)[number % 2]
+        elif kind != "mq":
+            path = f"/dev/shm/{'sem.' if kind == 'sem' else ''}{name[1:]}"
+            os.chmod(path, (0o666, 0o600)[number % 2])
+        time.sleep(0.0002)
+
+
 def _in_fifo(descriptor: int) -> int:
     return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), "little")
 
 
 # The process under test -------------------------------------------------------------
+
+
+def _share(number: int) -> int:
+    """A child that shares the description of a queue, and has calls wait, and not wait; its pid."""
+    pid = os.fork()
+    while pid == 0:
+        os.set_blocking(number, True)
+        os.set_blocking(number, False)
+    return pid
+
+
+def _end(child: int | None) -> None:
+    if child is not None:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 async def opened(kind: str, name: str, id: int, sends: bool) -> Any:
@@ -118,6 +151,7 @@ def _go_on(kind: str, name: str, id: int, settings: dict[str, Any], steps: list[
     async def main(counts: Counter[str]) -> None:
         with closing(await opened(kind, name, id, settings["sends"])) as handle:
             use = use_of(kind, handle, settings["sends"])
+            sharing = _share(handle.fileno()) if kind == "mq" else None
 
             async def for_ever() -> None:
                 while True:
@@ -136,6 +170,7 @@ def _go_on(kind: str, name: str, id: int, settings: dict[str, Any], steps: list[
             async with anyio.create_task_group() as group:
                 for ticks in steps:
                     group.start_soon(one_after_the_other, ticks)
+            _end(sharing)
 
     return responsive(settings["loop"], main)
 
@@ -163,7 +198,9 @@ def _be_flooded(world: World, schedule: Schedule) -> Counter[str]:
         fifo = os.open("/dev/shm" + name, os.O_RDWR | os.O_NONBLOCK)
         world.defer(os.close, fifo)
     floods = [_flood(world, kind, direction, *where) for direction in settings["floods"]]
+    changing = world.fork(_change_attributes, kind, name, key)
     counts = world.fork(_go_on, kind, name, id, settings, schedule.steps).result(SECONDS)
+    changing.kill()
     balance = counts["transfers"] if sends else -counts["transfers"]
     for direction, flood in zip(settings["floods"], floods, strict=True):
         flood.terminate()

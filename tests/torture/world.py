@@ -170,7 +170,7 @@ class World:
         return child
 
     def doorbells(self, name: str) -> list[str]:
-        """Those of a channel.  They are removed in the end even if the channel does not tell any more which they are."""
+        """Those of a channel, which are removed in the end, also if it does not tell any more which they are."""
         paths = doorbells(name)
         for path in paths:
             self._stack.callback(path.unlink, missing_ok=True)
