@@ -99,10 +99,18 @@ def _cut(rng: random.Random) -> Step:
     return [rng.choice((100, 2000, 10_000)), "t", "f", size, 1, 0, rng.randrange(1, 4), rng.choice((0, 50, 500))]
 
 
-def _bell(rng: random.Random) -> Step:
+def _bell(rng: random.Random, whats: str) -> Step:
     count = rng.choice((1, 4095, 65536))
     times = rng.choice((1, 2, 100, 2000))
-    return [rng.choice((0, 0, 100)), rng.choice("wrk"), rng.choice("mo"), 0, 1, count, times, 0]
+    return [rng.choice((0, 0, 100)), rng.choice(whats), rng.choice("mo"), 0, 1, count, times, 0]
+
+
+def _draw_bells(loop: str) -> Callable[[random.Random], Schedule]:
+    def draw(rng: random.Random) -> Schedule:
+        whats = rng.choice(("w", "wrk"))  # bells that are only filled are silent once they are full
+        return Schedule(_settings(rng, loop), [_bell(rng, whats) for _ in range(rng.randrange(1, 20))])
+
+    return draw
 
 
 def _settings(rng: random.Random, loop: str) -> dict[str, Any]:
@@ -129,19 +137,19 @@ def _make(name: str, capacity: int, messages: int) -> None:
     """Make a channel that all may use, with so many messages in it, or as many as fit."""
     os.umask(0)
     with suppress(aioipc.WouldBlock), Channel.create(name, capacity=capacity, mode=0o666, persist=True) as channel:
-        at_once = min(1024, capacity // 64)
+        at_once = max(1, min(messages, 1024, capacity // 64))
         for _ in range(0, messages, at_once):
             channel.send_many_nowait([b""] * at_once)
 
 
-def _channel(world: World, capacity: int, messages: int = 0) -> tuple[str, list[str]]:
+def channel(world: World, capacity: int, messages: int = 0) -> tuple[str, list[str]]:
     """The name of a new channel, and its doorbells."""
     name = world.name()
     world.fork(_make, name, capacity, messages).result()
     return name, world.doorbells(name)
 
 
-def _vandal(
+def vandal(
     world: World, settings: dict[str, Any], name: str, bells: list[str], steps: list[Step]
 ) -> subprocess.Popen[str]:
     rights = AS_NOBODY if settings["as_nobody"] else {}
@@ -155,7 +163,7 @@ def _vandal(
     return process
 
 
-def _steps_done(process: subprocess.Popen[str]) -> int:
+def steps_done(process: subprocess.Popen[str]) -> int:
     process.terminate()
     return int(finished(process))
 
@@ -249,16 +257,16 @@ def _be_used(name: str, settings: dict[str, Any]) -> Counter[str]:
 
 
 def _be_overwritten(world: World, schedule: Schedule) -> Counter[str]:
-    name, bells = _channel(world, schedule.settings["capacity"], schedule.settings["messages"])
-    vandal = _vandal(world, schedule.settings, name, bells, schedule.steps)
+    name, bells = channel(world, schedule.settings["capacity"], schedule.settings["messages"])
+    neighbour = vandal(world, schedule.settings, name, bells, schedule.steps)
     counts = world.fork(_be_used, name, schedule.settings).result(SECONDS)
-    return Counter(counts) + Counter(steps=_steps_done(vandal))
+    return Counter(counts) + Counter(steps=steps_done(neighbour))
 
 
 def _be_cut(world: World, schedule: Schedule) -> Counter[str]:
     """SIGBUS is not an error then: docs/channels.md says that it comes, and that nothing can be done about it."""
-    name, bells = _channel(world, schedule.settings["capacity"])
-    vandal = _vandal(world, schedule.settings, name, bells, schedule.steps)
+    name, bells = channel(world, schedule.settings["capacity"])
+    neighbour = vandal(world, schedule.settings, name, bells, schedule.steps)
     child = world.fork(_be_used, name, schedule.settings)
     counts = Counter(steps=0)
     try:
@@ -267,7 +275,7 @@ def _be_cut(world: World, schedule: Schedule) -> Counter[str]:
         if child.wait() != -signal.SIGBUS:
             raise
         counts["deaths by SIGBUS"] += 1
-    return counts + Counter(steps=_steps_done(vandal))
+    return counts + Counter(steps=steps_done(neighbour))
 
 
 # Doorbells: nothing of the memory is touched, so nothing may be lost ---------------------
@@ -310,17 +318,17 @@ def _receive_numbers(name: str, settings: dict[str, Any]) -> tuple[list[int], Co
 
 
 def _be_rung(world: World, schedule: Schedule) -> Counter[str]:
-    name, bells = _channel(world, schedule.settings["capacity"])
+    name, bells = channel(world, schedule.settings["capacity"])
     steps = list(schedule.steps)
     if any(step[1] == "r" for step in steps):
         # Who takes the ring that was meant for another makes that one wait for the next.  Here is one.
         steps += [[0, "w", bell, 0, 1, 1, 1, 5000] for bell in "mo"]
-    vandal = _vandal(world, schedule.settings, name, bells, steps)
+    neighbour = vandal(world, schedule.settings, name, bells, steps)
     sender = world.fork(_send_numbers, name, schedule.settings)
     numbers, counts = world.fork(_receive_numbers, name, schedule.settings).result(SECONDS)
     counts += sender.result(SECONDS)
     assert numbers == list(range(_MESSAGES)), numbers
-    return counts + Counter(steps=_steps_done(vandal))
+    return counts + Counter(steps=steps_done(neighbour))
 
 
 SCENARIOS = tuple(
@@ -329,6 +337,6 @@ SCENARIOS = tuple(
     for scenario in (
         Scenario(f"neighbours/channel.garbage/{loop}", _draw(_overwriting, 5, 60, loop), _be_overwritten, brief=8),
         Scenario(f"neighbours/channel.cut/{loop}", _draw(_cut, 1, 4, loop), _be_cut, brief=3),
-        Scenario(f"neighbours/channel.bells/{loop}", _draw(_bell, 1, 20, loop), _be_rung, brief=3),
+        Scenario(f"neighbours/channel.bells/{loop}", _draw_bells(loop), _be_rung, brief=3),
     )
 )

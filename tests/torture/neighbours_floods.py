@@ -175,11 +175,11 @@ def _go_on(kind: str, name: str, id: int, settings: dict[str, Any], steps: list[
     return responsive(settings["loop"], main)
 
 
-def _flood(world: World, kind: str, direction: str, *where: object) -> subprocess.Popen[str]:
+def flood(world: World, kind: str, direction: str, *where: object) -> subprocess.Popen[str]:
     """A neighbour that floods, as another user if that is possible."""
     rights = AS_NOBODY if os.geteuid() == 0 else {}
-    flood = program("torture/flood.c", *_RING)
-    process = world.spawn(flood, kind, direction, *where, stdout=subprocess.PIPE, text=True, **rights)
+    path = program("torture/flood.c", *_RING)
+    process = world.spawn(path, kind, direction, *where, stdout=subprocess.PIPE, text=True, **rights)
     if process.stdout.readline() != "ready\n":
         raise Failed("the neighbour has not begun")
     return process
@@ -197,14 +197,14 @@ def _be_flooded(world: World, schedule: Schedule) -> Counter[str]:
     if kind == "fifo":  # which has both ends all the time
         fifo = os.open("/dev/shm" + name, os.O_RDWR | os.O_NONBLOCK)
         world.defer(os.close, fifo)
-    floods = [_flood(world, kind, direction, *where) for direction in settings["floods"]]
+    floods = [flood(world, kind, direction, *where) for direction in settings["floods"]]
     changing = world.fork(_change_attributes, kind, name, key)
     counts = world.fork(_go_on, kind, name, id, settings, schedule.steps).result(SECONDS)
     changing.kill()
     balance = counts["transfers"] if sends else -counts["transfers"]
-    for direction, flood in zip(settings["floods"], floods, strict=True):
-        flood.terminate()
-        done = int(finished(flood))
+    for direction, process in zip(settings["floods"], floods, strict=True):
+        process.terminate()
+        done = int(finished(process))
         counts["neighbours' transfers"] += done
         balance += done if direction == "send" else -done
     assert balance == (_in_fifo(fifo) if kind == "fifo" else left(world, kind, name, key))

@@ -1,4 +1,4 @@
-/* A hostile neighbour of a channel: does to its files what a script says, again and again, until SIGTERM.
+/* A hostile neighbour of a channel: does to its files what a script says, once and then again until SIGTERM.
  *
  *   vandal MEMORY BELL BELL
  *
@@ -110,7 +110,7 @@ write_over(const struct step *step)
     case 'c': value = load(memory + value % (size - 8), 8); break;
     case 'm': value |= ring_mark(position); break;
     }
-    for (unsigned i = 0; i < step->times && !ends; i++) {
+    for (unsigned i = 0; i < step->times; i++) {
         store(memory + place, step->width, i % 2 == 0 ? value : before);
         hold(step);
     }
@@ -119,7 +119,7 @@ write_over(const struct step *step)
 static void
 write_all_over(const struct step *step)
 {
-    for (unsigned i = 0; i < step->times && !ends; i++) {
+    for (unsigned i = 0; i < step->times; i++) {
         for (uint64_t place = (uint64_t)step->offset; place < (uint64_t)step->offset + 256 * 64; place += 64)
             store(memory + place, step->width, step->value);
         hold(step);
@@ -129,7 +129,7 @@ write_all_over(const struct step *step)
 static void
 cut_off(const struct step *step)
 {
-    for (unsigned i = 0; i < step->times && !ends; i++) {
+    for (unsigned i = 0; i < step->times; i++) {
         check("ftruncate", ftruncate(file, i % 2 == 0 ? (off_t)step->offset : (off_t)size));
         hold(step);
     }
@@ -143,7 +143,7 @@ use_bell(const struct step *step, char *const *paths)
     int bell = step->base == 'm' ? 0 : 1;
     size_t count = step->value < sizeof bytes ? step->value : sizeof bytes;
     ssize_t done = 0;   /* it may be full, or empty */
-    for (unsigned i = 0; i < step->times && !ends; i++) {
+    for (unsigned i = 0; i < step->times; i++) {
         if (step->what == 'w')
             done = write(bells[bell], bytes, count);
         else if (step->what == 'r')
@@ -199,12 +199,13 @@ main(int argc, char **argv)
     check("mmap", memory == MAP_FAILED ? -1 : 0);
     puts("ready");
     fflush(stdout);
-    while (!ends && count > 0)
-        for (size_t i = 0; i < count && !ends; i++, done++) {
+    do
+        for (size_t i = 0; i < count; i++, done++) {
             if (steps[i].pause > 0)
                 usleep(steps[i].pause);
             do_step(&steps[i], argv + 2);
         }
+    while (!ends && count > 0);
     printf("%lu\n", done);
     return 0;
 }

@@ -26,13 +26,18 @@ from typing import IO, Any, Self
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS))
 
-from conftest import NOBODY, compile_c, doorbells, remove_keyed, remove_named, unused_key  # noqa: E402
+from conftest import NOBODY, become, compile_c, doorbells, remove_keyed, remove_named, unused_key  # noqa: E402
 
 SECONDS = 60
 """What takes longer has hung."""
 AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
 """Options of `World.spawn` for a program of another user, without rights."""
 _PR_SET_PDEATHSIG = 1
+
+
+def become_nobody() -> None:
+    """Give up all rights of this process, which is a child."""
+    become(NOBODY)
 
 
 class Failed(Exception):  # noqa: N818
