@@ -250,10 +250,14 @@ def _sem_open(name: str, flags: int, mode: int, value: int) -> tuple[posix_ipc.S
         _check_kind(before, name)
         semaphore = _sem_open_once(name, flags, mode, value)
         after = _find(name)
-        if flags & os.O_EXCL or (before is not None and after is not None and os.path.samestat(before, after)):
+        if flags & os.O_EXCL or _is_same(before, after):
             return semaphore, after
         # What was opened may be another file than the one that was looked at.
         semaphore.close()
+
+
+def _is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    return one is other if one is None or other is None else os.path.samestat(one, other)
 
 
 def _check_kind(file: os.stat_result | None, name: str) -> None:
