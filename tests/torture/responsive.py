@@ -21,7 +21,7 @@ LOOPS: dict[str, dict[str, Any]] = {
 }
 """What anyio.run takes for each."""
 
-SECONDS = 30
+SECONDS = 60
 """How long a round may take; it takes about one."""
 _BLOCKED = 1.0
 """Seconds of processor time, all spent between two turns of a task that has nothing to do: the loop was held up."""
