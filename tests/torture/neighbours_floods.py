@@ -25,7 +25,7 @@ import posix_ipc
 import sysv_ipc
 from harness import Scenario, Schedule
 from responsive import LOOPS, SECONDS, responsive
-from world import AS_NOBODY, TESTS, Failed, World, finished, program
+from world import AS_NOBODY, TESTS, Failed, World, die_with_parent, finished, program
 
 import aioipc
 from aioipc import Channel, posix, sysv
@@ -104,6 +104,8 @@ def _in_fifo(descriptor: int) -> int:
 def _share(number: int) -> int:
     """A child that shares the description of a queue, and has calls wait, and not wait; its pid."""
     pid = os.fork()
+    if pid == 0:
+        die_with_parent()
     while pid == 0:
         os.set_blocking(number, True)
         os.set_blocking(number, False)

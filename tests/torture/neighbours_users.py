@@ -85,6 +85,9 @@ def _exists(kind: str, name: str, key: int) -> bool:
 
 
 def _try(kind: str, way: str, where: str | int, mode: int) -> Counter[str]:
+    for module in (posix, sysv):  # what is imported when it is first used may be where nobody may read
+        for name in module.__all__:
+            getattr(module, name)
     become_nobody()
     rights, use = WAYS[kind, way]
     try:

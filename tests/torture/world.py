@@ -119,10 +119,15 @@ class Child:
         os.close(self._pipe)
 
 
+def die_with_parent() -> None:
+    """Let this process be killed when the thread that has forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _be_child(function: Callable[..., Any], arguments: tuple[Any, ...], writing: int, errors: int) -> None:
     status = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         os.dup2(errors, 2)
         faulthandler.enable(errors)
         answer = pickle.dumps(function(*arguments))
