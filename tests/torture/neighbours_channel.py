@@ -293,7 +293,7 @@ def _send_numbers(name: str, settings: dict[str, Any]) -> Counter[str]:
         with Channel.open(name) as channel:
             while counts["messages"] < _MESSAGES:
                 number = counts["messages"].to_bytes(4)
-                with anyio.move_on_after(rng.choice((0, 0.001, 1))):
+                with anyio.move_on_after(rng.choice((0, 0.001, None))):
                     await channel.send(number)
                     counts["messages"] += 1
                 if rng.random() < 0.1:
@@ -310,7 +310,7 @@ def _receive_numbers(name: str, settings: dict[str, Any]) -> tuple[list[int], Co
     async def main(_: Counter[str]) -> None:
         with Channel.open(name) as channel:
             while True:
-                with anyio.move_on_after(rng.choice((0, 0.001, 1))):
+                with anyio.move_on_after(rng.choice((0, 0.001, None))):
                     try:
                         numbers.append(int.from_bytes(await channel.receive()))
                     except aioipc.EndOfStream:

@@ -108,7 +108,9 @@ def _share(number: int) -> int:
         die_with_parent()
     while pid == 0:
         os.set_blocking(number, True)
+        time.sleep(0.002)
         os.set_blocking(number, False)
+        time.sleep(0.0002)
     return pid
 
 
