@@ -19,7 +19,7 @@ DIRECTORY = "/dev/shm"  # noqa: S108
 SEMAPHORE_PREFIX = "sem."
 """What the C library puts before the name of a semaphore: sem_overview(7)."""
 SEMAPHORE_SIZE = 32 if sys.maxsize > 2**32 else 16
-"""Bytes of its file: of a sem_t."""
+"""What sizeof(sem_t) is, in glibc and musl."""
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
 
 _STEP = 16 * 2**20

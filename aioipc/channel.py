@@ -116,8 +116,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
             else:
                 _files.close(files[1:])
             if is_new:  # nobody could know that it is there
+                status = os.fstat(files.memory)
                 with suppress(Error):
-                    _files.unlink(name, os.fstat(files.memory), _binding.identify(files.memory)[1])
+                    _files.unlink(name, status, _binding.identify(files.memory)[1], status.st_uid)
             raise
         finally:
             os.close(files.memory)
@@ -139,7 +140,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 errno.EUSERS, f"as many handles have the channel open as can: {_binding.PEERS} (fixed)", self.name
             )
         if result != _binding.OK:
-            raise CorruptError(errno.EUCLEAN, "what its header says can't be right", self.name)
+            raise self._corrupt()
 
     # Lifetime
 
@@ -207,7 +208,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises NotFoundError: if this channel is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         """
-        _files.unlink(self.name, self._identity, self._id)
+        _files.unlink(self.name, self._identity, self._id, self._identity.st_uid)
 
     _remove_object = unlink
 
@@ -388,8 +389,12 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 "fixed when the channel was created)"
             )
         if result == _binding.CORRUPT:
-            return CorruptError(errno.EUCLEAN, f"{self._fault} can't be right: somebody has overwritten it", self.name)
+            return self._corrupt()
         return WouldBlock(f"{what} is {'full' if result == _binding.FULL else 'empty or in use'}")
+
+    def _corrupt(self) -> CorruptError:
+        fault = self._fault or "what its header says"
+        return CorruptError(errno.EUCLEAN, f"{fault} can't be right: somebody has overwritten it", self.name)
 
 
 def _plain(item: Buffer) -> Buffer:

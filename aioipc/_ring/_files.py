@@ -61,7 +61,7 @@ def _complete(name: str, memory: int, capacity: int, mode: int) -> Files:
     except BaseException as error:
         if files is not None:
             close(files[1:])
-        _unlink(paths)
+        _unlink(paths, os.fstat(memory).st_uid)
         if isinstance(error, OSError) and not isinstance(error, Error):
             raise explain(error, name) from None
         raise
@@ -161,24 +161,32 @@ def close(descriptors: tuple[int, ...] | list[int]) -> None:
         os.close(descriptor)
 
 
-def unlink(name: str, identity: FileIdentity, bell_id: int) -> None:
+def unlink(name: str, identity: FileIdentity, bell_id: int, owner: int) -> None:
     """Remove the files of a channel, if this is the one of that name.
 
+    :param bell_id: what the channel says that its doorbells are called
     :raises NotFoundError: if it is not
     :raises AccessError: if it belongs to another user
     """
-    _shm.unlink(name, _KIND, identity)
-    for error in _unlink(_doorbells(bell_id)):
+    try:
+        _shm.unlink(name, _KIND, identity)
+    except NotFoundError:
+        # Somebody has removed the name alone, as `rm` does: nobody can find the channel any more.
+        _unlink(_doorbells(bell_id), owner)
+        raise
+    for error in _unlink(_doorbells(bell_id), owner):
         if not isinstance(error, FileNotFoundError):
             raise from_errno(error.errno or 0, error.filename) from None
 
 
-def _unlink(paths: tuple[str, str]) -> list[OSError]:
-    """Remove what can be removed; the errors of the rest."""
+def _unlink(paths: tuple[str, str], owner: int) -> list[OSError]:
+    """Remove doorbells; the errors of those that stay.  Not those of others: who has written the channel may have named
+    them."""
     errors = []
     for path in paths:
         try:
-            os.unlink(path)
+            if os.lstat(path).st_uid == owner:
+                os.unlink(path)
         except OSError as error:
             errors.append(error)
     return errors

@@ -7,6 +7,12 @@
 /* How often a taken lock is looked at before that counts as waiting.  Whoever is in it and runs needs less. */
 #define SPINS 500
 
+/* How often it turns out that one need not wait for it after all. */
+#define ATTEMPTS 32
+
+/* Of how many records, about, it is looked at one time whether they are those of a dead peer: some milliseconds. */
+#define REAP_AT 200000
+
 static inline void
 pause_a_little(void)
 {
@@ -30,32 +36,29 @@ set_lock(int file, uint32_t slot, short type)
 
 /* Locks ------------------------------------------------------------------ */
 
+/* What to do about a lock that is taken: RING_OK to try again, RING_BUSY to wait. */
 static enum ring_result
 wait_for(struct ring *ring, _Atomic uint32_t *lock)
 {
-    for (;;) {
-        uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
-        if (holder == 0)
-            return RING_OK;
-        uint32_t slot = (holder & ~RING_CONTENDED) - 1;
-        if (slot >= RING_PEERS || slot == ring->slot)
-            return ring_fault(ring, "the holder of a lock");
-        enum ring_result result = ring_bury(ring, slot);
-        if (result == RING_CORRUPT)
-            return result;
-        if (result == RING_OK)
-            continue;
-        if ((holder & RING_CONTENDED) != 0
-            || atomic_compare_exchange_strong_explicit(lock, &holder, holder | RING_CONTENDED, memory_order_relaxed,
-                                                       memory_order_relaxed))
-            return RING_BUSY;
-    }
+    uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
+    if (holder == 0)
+        return RING_OK;
+    uint32_t slot = (holder & ~RING_CONTENDED) - 1;
+    if (slot >= RING_PEERS || slot == ring->slot)
+        return ring_fault(ring, "the holder of a lock");
+    enum ring_result result = ring_bury(ring, slot);
+    if (result == RING_CORRUPT || result == RING_OK)
+        return result;
+    bool is_told = (holder & RING_CONTENDED) != 0
+                   || atomic_compare_exchange_strong_explicit(lock, &holder, holder | RING_CONTENDED,
+                                                              memory_order_relaxed, memory_order_relaxed);
+    return is_told ? RING_BUSY : RING_OK;
 }
 
 enum ring_result
 ring_lock(struct ring *ring, _Atomic uint32_t *lock)
 {
-    for (;;) {
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         for (int i = 0; i < SPINS; i++) {
             uint32_t holder = 0;
             if (atomic_load_explicit(lock, memory_order_relaxed) == 0
@@ -70,6 +73,10 @@ ring_lock(struct ring *ring, _Atomic uint32_t *lock)
         if (result != RING_OK)
             return result;
     }
+    /* Somebody may write other holders again and again.  The loop comes first; then the bell, which this peer hears
+     * as well, has it try once more. */
+    ring_both(ring);
+    return RING_BUSY;
 }
 
 void
@@ -105,6 +112,7 @@ undo(struct ring *ring, uint32_t slot)
         } else if (ring_owner(state) == slot && ring_kind(state) == RING_RESERVED)
             atomic_store_explicit(&record->state, ring_state(ring, position, RING_GONE), memory_order_release);
         position += ring_length(size);
+        ring->looked++;
     }
     /* It may have died between READY and the rewind. */
     if (result == RING_OK)
@@ -173,6 +181,7 @@ ring_reap(struct ring *ring)
 {
     enum ring_result result = RING_OK;
     struct ring_header *header = ring->memory.header;
+    ring->looked = 0;
     /* Twice: what keeps the cleaning up after one may be a lock that another dead one holds. */
     for (int pass = 0; pass < 2; pass++) {
         result = RING_OK;
@@ -184,6 +193,9 @@ ring_reap(struct ring *ring)
                 return buried;
             if (buried == RING_BUSY)
                 result = buried;
+            /* The loop comes first.  Whoever waits goes on with it: the bells have been rung. */
+            if (ring->looked >= REAP_AT)
+                return RING_BUSY;
         }
         if (result == RING_OK)
             break;
@@ -195,6 +207,7 @@ enum ring_result
 ring_join(struct ring *ring, const struct ring_memory *memory, int lock_file, const int bells[2])
 {
     struct ring_header *header = memory->header;
+    enum ring_result result = RING_OK;
     *ring = (struct ring){.memory = *memory, .lock_file = lock_file, .bells = {bells[0], bells[1]}, .ears = {-1, -1}};
     for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
         struct ring_peer *peer = &header->peer[slot];
@@ -204,9 +217,14 @@ ring_join(struct ring *ring, const struct ring_memory *memory, int lock_file, co
             continue;
         }
         ring->slot = slot;
-        if (atomic_load_explicit(&peer->state, memory_order_acquire) != RING_FREE && clean(ring, slot) != RING_OK) {
-            set_lock(lock_file, slot, F_UNLCK);
-            continue;
+        if (atomic_load_explicit(&peer->state, memory_order_acquire) != RING_FREE) {
+            /* What is CORRUPT is looked through once, and not for each that is dead. */
+            if (result != RING_CORRUPT)
+                result = clean(ring, slot);
+            if (result != RING_OK) {
+                set_lock(lock_file, slot, F_UNLCK);
+                continue;
+            }
         }
         atomic_store_explicit(&peer->pid, (uint32_t)getpid(), memory_order_relaxed);
         atomic_store_explicit(&peer->holds, 0, memory_order_relaxed);
@@ -214,7 +232,7 @@ ring_join(struct ring *ring, const struct ring_memory *memory, int lock_file, co
         atomic_store_explicit(&peer->state, RING_USED, memory_order_release);
         return RING_OK;
     }
-    return RING_NO_SLOT;
+    return result == RING_CORRUPT ? result : RING_NO_SLOT;
 }
 
 void
@@ -251,7 +269,9 @@ ring_look(struct ring *ring, struct ring_statistics *statistics)
     }
     enum ring_result result = ring_bounds(ring, &position, &tail);
     for (unsigned i = 0; result == RING_OK && position != tail; i++) {
-        if (i == LOOK_AT) {
+        if (i == 2 * LOOK_AT)
+            return ring_fault(ring, "the positions of its records");
+        if (i >= LOOK_AT) {
             /* The rest by their numbers, with what may be gone among them. */
             struct ring_record *first = ring_record(ring, position), *blank = ring_record(ring, tail);
             uint64_t messages = atomic_load_explicit(&blank->number, memory_order_relaxed)
@@ -272,10 +292,10 @@ ring_look(struct ring *ring, struct ring_statistics *statistics)
         /* The size before head: another one stands there once head has passed, and the position is used again. */
         atomic_thread_fence(memory_order_acquire);
         if (atomic_load_explicit(&header->head, memory_order_acquire) > position) {
-            /* It was overtaken: what was read may have been something else.  Once more from the beginning. */
+            /* It was overtaken: what was read may have been something else.  Once more from the beginning; but who does
+             * that to it again and again is no receiver. */
             result = ring_bounds(ring, &position, &tail);
             statistics->messages = statistics->bytes = 0;
-            i = 0;
             continue;
         }
         if (result == RING_OK && (ring_kind(state) == RING_READY || ring_kind(state) == RING_BORROWED)) {

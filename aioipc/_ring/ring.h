@@ -154,6 +154,7 @@ struct ring {
     uint64_t tail;          /* the same */
     uint64_t next;          /* with receive_lock, where to look */
     uint64_t end;           /* with send_lock, of what was allocated */
+    uint64_t looked;        /* how many records it was seen of whether they are a dead peer's */
     const char *fault;
 };
 
@@ -193,7 +194,7 @@ enum ring_result ring_join(struct ring *ring, const struct ring_memory *memory, 
 /* Cease to be one: what is RESERVED is given up, what is BORROWED goes back. */
 void ring_leave(struct ring *ring);
 
-/* Clean up after the dead.  RING_BUSY: not after all, for a lock is taken; RING_CORRUPT. */
+/* Clean up after the dead.  RING_BUSY: not after all, for a lock is taken, or it would take long; RING_CORRUPT. */
 enum ring_result ring_reap(struct ring *ring);
 
 /* How many bytes the record of a message of this size takes. */

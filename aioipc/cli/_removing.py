@@ -132,9 +132,9 @@ def _remove(found: inspect.Object) -> None:
         case inspect.PosixMessageQueue():
             mq_unlink(found.name)
         case inspect.Channel(bell_id=int(bell_id)):
-            _files.unlink(found.name, found.identity, bell_id)
+            _files.unlink(found.name, found.identity, bell_id, found.owner)
         case inspect.PosixSemaphore():
-            _shm.unlink(f"/{_shm.SEMAPHORE_PREFIX}{found.name[1:]}", "semaphore", found.identity)
+            _shm.unlink(found.name, found.kind, found.identity, prefix=_shm.SEMAPHORE_PREFIX)
         case inspect.Named():
             _shm.unlink(found.name, found.kind, found.identity)
         case inspect.Keyed():

@@ -8,7 +8,7 @@
  * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Queue, in
  * Python; it calls the _try_... methods, whose errors are plain OSErrors with their errno.
  *
- * No call blocks: the descriptor is non-blocking.  So it keeps the GIL, unless it may copy a LONG_COPY.
+ * No call blocks.  So it keeps the GIL, unless it may copy a LONG_COPY.
  */
 #include "../_message.h"
 #include "../_waiting/immediate.h"
@@ -95,6 +95,9 @@ Queue_dealloc(Queue *self)
 
 /* The calls ----------------------------------------------------------------- */
 
+/* Which no call waits for: whoever shares the description of the queue, a child say, can take O_NONBLOCK away. */
+static const struct timespec long_ago;
+
 /* mq_send(3) or mq_receive(3); negative, with errno, if that failed. */
 static ssize_t
 transfer(const Queue *self, bool is_sent, char *data, Py_ssize_t size, unsigned *priority)
@@ -103,9 +106,11 @@ transfer(const Queue *self, bool is_sent, char *data, Py_ssize_t size, unsigned 
     ssize_t result;
     PyThreadState *thread = size < LONG_COPY ? NULL : PyEval_SaveThread();
     do
-        result = is_sent ? mq_send(descriptor, data, (size_t)size, *priority)
-                         : mq_receive(descriptor, data, (size_t)size, priority);
+        result = is_sent ? mq_timedsend(descriptor, data, (size_t)size, *priority, &long_ago)
+                         : mq_timedreceive(descriptor, data, (size_t)size, priority, &long_ago);
     while (result < 0 && errno == EINTR);
+    if (result < 0 && errno == ETIMEDOUT)
+        errno = EAGAIN;
     if (thread != NULL)
         PyEval_RestoreThread(thread);
     return result;
@@ -393,11 +398,29 @@ static PyTypeObject Queue_type = {
     .tp_members = Queue_members,
 };
 
+static PyObject *
+module_unlink(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *name;
+    if (!PyArg_ParseTuple(args, "O&:unlink", PyUnicode_FSConverter, &name))
+        return NULL;
+    bool is_done = mq_unlink(PyBytes_AS_STRING(name)) == 0;
+    Py_DECREF(name);
+    return is_done ? Py_NewRef(Py_None) : PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyMethodDef module_methods[] = {
+    {"unlink", module_unlink, METH_VARARGS,
+     PyDoc_STR("unlink(name) -> None\n\nmq_unlink(3).  That of posix_ipc takes no name that is not UTF-8.")},
+    {NULL},
+};
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "aioipc.posix._calls",
     .m_doc = PyDoc_STR("mq_send(3) and mq_receive(3), at once where that is possible."),
     .m_size = -1,
+    .m_methods = module_methods,
 };
 
 PyMODINIT_FUNC

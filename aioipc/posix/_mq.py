@@ -20,6 +20,7 @@ from aioipc.errors import (
     WouldBlock,
     from_errno,
 )
+from aioipc.posix import _calls
 from aioipc.posix._errors import errno_of
 from aioipc.posix._names import check_name
 
@@ -67,12 +68,11 @@ def mq_is(name: str, identity: os.stat_result, *, read: bool, write: bool) -> bo
 def mq_unlink(name: str) -> None:
     """Remove a queue from the system."""
     try:
-        posix_ipc.unlink_message_queue(name)
-    except posix_ipc.ExistentialError:
+        _calls.unlink(name)
+    except FileNotFoundError:
         raise NotFoundError(errno.ENOENT, "the queue has been removed already", name) from None
-    except (posix_ipc.PermissionsError, PermissionError) as error:
-        number = getattr(error, "errno", errno.EACCES)
-        raise AccessError(number, "only its owner may remove this queue", name) from None
+    except PermissionError as error:
+        raise AccessError(error.errno or errno.EACCES, "only its owner may remove this queue", name) from None
     except OSError as error:
         raise from_errno(error.errno or 0, name) from None
 

@@ -256,17 +256,23 @@ class _Open(Call[int]):
         # Not of what it is not meant for: to open a terminal or a tape has effects.
         self._check()
         try:
-            return _interrupt.open(self._path, flags)
+            descriptor: int = _interrupt.open(self._path, flags)
         except InterruptedError:
             raise
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise WouldBlock(f"nobody has FIFO {self._path} open for reading") from None
             raise _explain(error, self._path) from None
-
-    def _check(self) -> None:
         try:
-            found = os.stat(self._path)
+            self._check(descriptor)  # it may have been replaced just now
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _check(self, file: int | None = None) -> None:
+        try:
+            found = os.stat(self._path if file is None else file)
         except OSError as error:
             raise _explain(error, self._path) from None
         if not _is_fifo(found):

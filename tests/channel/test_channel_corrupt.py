@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from conftest import counted_passes, until
 from test_channel import small
 from test_channel_lines import RECEIVING, SENDING
 
@@ -18,6 +19,7 @@ from aioipc import Channel
 
 # Places in the file: struct ring_header.
 TAIL, NEXT, HEAD, REWIND = 192, 264, 320, 384
+PEERS, SLOTS = 640, 256
 DATA = 65536
 
 
@@ -130,3 +132,32 @@ async def test_all_of_it_is_overwritten(name: str, memory: mmap.mmap) -> None:
                 with pytest.raises((aioipc.CorruptError, aioipc.WouldBlock, aioipc.BrokenError)):
                     use()
             block.__exit__(None, None, None)
+
+
+def let_all_be_dead(name: str, slots: range) -> None:
+    """Write that there are peers, each with something reserved or borrowed."""
+    with open("/dev/shm" + name, "r+b") as file:
+        for slot in slots:
+            file.seek(PEERS + 64 * slot)
+            file.write(struct.pack("=III", 1, 0, 1))
+
+
+def test_what_keeps_a_new_peer_out(name: str, memory: mmap.mmap) -> None:
+    memory[DATA : DATA + 8] = bytes(8)
+    let_all_be_dead(name, range(SLOTS))
+    with pytest.raises(aioipc.CorruptError, match="the state of a record"):
+        Channel.open(name)
+
+
+@pytest.mark.anyio
+async def test_the_loop_goes_on_while_many_are_cleaned_up_after(name: str) -> None:
+    dead = 20
+    with small(name, 2**24) as channel, anyio.fail_after(60):
+        for _ in range(2**24 // 64 // 1024):
+            channel.send_many_nowait([b""] * 1024)
+        let_all_be_dead(name, range(1, 1 + dead))
+        async with counted_passes() as passes, anyio.create_task_group() as group:
+            group.start_soon(channel.send, b"x")
+            await until(lambda: channel.statistics().dead_peers == dead)
+            group.cancel_scope.cancel()
+        assert passes[0] >= dead

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -186,6 +187,24 @@ def test_a_doorbell_of_another_user(name: str, broken: Path, number: int) -> Non
         pytest.skip("it takes root to give a file away")
     os.chown(doorbells(name)[number], NOBODY, NOBODY)
     refused(name, "is no FIFO of its owner's")
+
+
+def test_it_names_the_doorbells_of_another_user(name: str, new_name: Callable[[], str]) -> None:
+    """Who removes it removes no others."""
+    with Channel.create(name) as channel:
+        others = new_name()
+        as_nobody(lambda: Channel.create(others, persist=True).close())
+        for bell in doorbells(others):
+            bell.unlink()
+        with open(path_of(name), "rb") as file:
+            id = file.read(64)[56:]
+        rewrite(path_of(others), 56, id)
+        identity = os.lstat(path_of(others))
+        _files.unlink(others, identity, int.from_bytes(id, sys.byteorder), identity.st_uid)
+        assert not path_of(others).exists()
+        assert all(bell.exists() for bell in doorbells(name))
+        Channel.open(name).close()
+        channel.send_nowait(b"x")
 
 
 # Other users --------------------------------------------------------------------------------

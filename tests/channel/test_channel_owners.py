@@ -286,6 +286,13 @@ def test_persist_and_take_over(name: str) -> None:
     assert not exists(name)
 
 
+def test_the_name_alone_was_removed(name: str) -> None:
+    with Channel.create(name):
+        bells = doorbells(name)
+        os.unlink("/dev/shm" + name)  # as a program does that knows of shared memory only
+    assert not any(bell.exists() for bell in bells)
+
+
 def test_unlink(name: str) -> None:
     with Channel.create(name) as old:
         old.unlink()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -23,7 +24,7 @@ from conftest import Task, as_nobody, in_child, running, times_out, until, worke
 
 import aioipc
 from aioipc._waiting import workers
-from aioipc.posix import Fifo, FifoReader, FifoWriter
+from aioipc.posix import Fifo, FifoReader, FifoWriter, fifo
 
 pytestmark = pytest.mark.anyio
 
@@ -225,6 +226,26 @@ async def test_nothing_there(tmp_path: Path, open_end: Callable[[str], Any]) -> 
         with pytest.raises(aioipc.NotFoundError, match=r"Fifo\.create\(\) makes one") as caught:
             await open_end(path)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(path))
+
+
+@ENDS
+async def test_replaced_while_it_is_opened(
+    tmp_path: Path, open_end: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, descriptors: Callable[[], int]
+) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+
+    def replace_and_open(path: str, flags: int) -> int:
+        os.unlink(path)
+        Path(path).touch()
+        return os.open(path, flags)
+
+    before = descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(fifo, "_interrupt", SimpleNamespace(open=replace_and_open))
+        with pytest.raises(ValueError, match=f"{path} is not a FIFO"):
+            await open_end(str(path))
+    assert descriptors() == before
 
 
 @ENDS

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import NOBODY, as_nobody, in_child, in_own_namespace, running, until
+from conftest import NOBODY, as_nobody, in_child, in_own_namespace
 
 import aioipc
 from aioipc.posix import Message, MessageQueue
@@ -309,28 +306,19 @@ def test_memory_of_the_kernel_runs_out(name: str, monkeypatch: pytest.MonkeyPatc
                 assert caught.value.errno == number
 
 
-INTERRUPTED = """
-import os, signal, sys
-from aioipc.posix import MessageQueue
-signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
-with MessageQueue.open(sys.argv[1]) as queue:
-    os.set_blocking(queue.fileno(), True)  # otherwise no signal finds the call under way
-    print("ready", flush=True)
-    print(queue.receive_nowait().data)
-"""
-
-
-@pytest.mark.asyncio
-async def test_an_interrupted_call_is_repeated(name: str) -> None:
-    def status(field: str) -> str:
-        lines = Path(f"/proc/{peer.pid}/status").read_text().splitlines()
-        return next(line.split()[1] for line in lines if line.startswith(field))
-
+def test_no_call_waits_though_others_have_made_the_description_wait(name: str) -> None:
     with MessageQueue.create(name, max_messages=1, max_message_size=1) as queue:
-        with running(sys.executable, "-c", INTERRUPTED, name, stdout=subprocess.PIPE, text=True) as peer:
-            assert peer.stdout.readline() == "ready\n"
-            await until(lambda: status("State:") == "S")
-            peer.send_signal(signal.SIGUSR1)
-            await until(lambda: int(status("ShdPnd:"), 16) == 0)
-            queue.send_nowait(b"x")
-            assert peer.stdout.read() == "handled\nb'x'\n"
+        number = queue.fileno()
+        in_child(lambda: os.set_blocking(number, True))  # a child shares it
+        with pytest.raises(aioipc.WouldBlock, match="is empty"):
+            queue.receive_nowait()
+        queue.send_nowait(b"x")
+        with pytest.raises(aioipc.WouldBlock, match="is full"):
+            queue.send_nowait(b"y")
+
+
+def test_a_name_that_is_not_utf_8(name: str) -> None:
+    with MessageQueue.create(f"{name}\udc80", max_messages=1, max_message_size=1):
+        pass
+    with pytest.raises(aioipc.NotFoundError):
+        MessageQueue.open(f"{name}\udc80")

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import posix_ipc
@@ -17,7 +18,7 @@ import pytest
 from conftest import NOBODY, as_nobody, in_child, with_own_mounts
 
 import aioipc
-from aioipc.posix import Semaphore
+from aioipc.posix import Semaphore, semaphore
 
 NewName = Callable[[], str]
 
@@ -154,6 +155,54 @@ def test_arguments_of_release(name: str, n: Any, error: type[Exception], words: 
         with pytest.raises(error, match=words):
             semaphore.release(n)
         assert semaphore.value == 3
+
+
+@pytest.mark.parametrize("what", ["empty", "short", "long", "folder", "link", "fifo"])
+def test_what_is_no_semaphore(name: str, what: str, tmp_path: Path) -> None:
+    """The C library takes it for one, and ends the process."""
+    path = Path("/dev/shm/sem." + name[1:])
+    if what == "folder":
+        path.mkdir()
+    elif what == "link":
+        path.symlink_to(tmp_path)
+    elif what == "fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(bytes({"empty": 0, "short": 31, "long": 65536}[what]))
+    try:
+        for way in (lambda: Semaphore.open(name), lambda: Semaphore.create(name, exist_ok=True)):
+            with pytest.raises(
+                aioipc.CorruptError, match=f"it is not a semaphore; to remove it: `rm {path}`"
+            ) as caught:
+                way()
+            assert caught.value.filename == name
+    finally:
+        path.rmdir() if what == "folder" else path.unlink()
+
+
+def test_replaced_while_it_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("/dev/shm/sem." + name[1:])
+    Semaphore.create(name, value=1, persist=True).close()
+    unlucky = [True]
+
+    def opened(*args: Any) -> Any:
+        found = posix_ipc.Semaphore(*args)
+        if unlucky.pop() if unlucky else False:
+            path.unlink()
+            posix_ipc.Semaphore(name, posix_ipc.O_CREX, 0o600, 2).close()
+        return found
+
+    monkeypatch.setattr(semaphore, "posix_ipc", SimpleNamespace(**vars(posix_ipc) | {"Semaphore": opened}))
+    with Semaphore.open(name) as new:
+        assert new.value == 2
+        new.unlink()
+    assert not exists(name)
+
+
+def test_a_name_that_is_not_utf_8(name: str) -> None:
+    with Semaphore.create(f"{name}\udc80"):
+        assert exists(f"{name}\udc80")
+    assert not exists(f"{name}\udc80")
 
 
 def test_not_found(name: str) -> None:

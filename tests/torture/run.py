@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import faults
 import limits
+import neighbours
 from harness import Outcome, Scenario, Schedule, failure, torture
 from storms import SCENARIOS as STORMS
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWIPC = 0x08000000
-SCENARIOS: tuple[Scenario, ...] = (*STORMS, *faults.SCENARIOS, *limits.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = (*STORMS, *faults.SCENARIOS, *limits.SCENARIOS, *neighbours.SCENARIOS)
 """Of all parts."""
 
 

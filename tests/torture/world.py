@@ -26,13 +26,20 @@ from typing import IO, Any, Self
 TESTS = Path(__file__).parents[1]
 sys.path.append(str(TESTS))
 
-import libc as libc  # noqa: E402 -- and the next for others, who need not know where it is
-from conftest import compile_c, remove_keyed, remove_named, unused_key  # noqa: E402
+import libc as libc  # noqa: E402 -- and the last for others, who need not know where it is
+from conftest import NOBODY, become, compile_c, doorbells, remove_keyed, remove_named, unused_key  # noqa: E402
 from conftest import worker_threads as worker_threads  # noqa: E402
 
 SECONDS = 60
 """What takes longer has hung."""
+AS_NOBODY = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+"""Options of `World.spawn` for a program of another user, without rights."""
 _PR_SET_PDEATHSIG = 1
+
+
+def become_nobody() -> None:
+    """Give up all rights of this process, which is a child."""
+    become(NOBODY)
 
 
 class Failed(Exception):  # noqa: N818
@@ -118,10 +125,15 @@ class Child:
         os.close(self._pipe)
 
 
+def die_with_parent() -> None:
+    """Let this process be killed when the thread that has forked it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _be_child(function: Callable[..., Any], arguments: tuple[Any, ...], writing: int, errors: int) -> None:
     status = 1
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         os.dup2(errors, 2)
         faulthandler.enable(errors)
         answer = pickle.dumps(function(*arguments))
@@ -148,10 +160,6 @@ class World:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def defer(self, function: Callable[..., object], *arguments: object) -> None:
-        """Have a function called in the end."""
-        self._stack.callback(function, *arguments)
-
     def name(self) -> str:
         """A name for POSIX objects and channels."""
         self._names += 1
@@ -176,6 +184,17 @@ class World:
         child = Child(function, arguments, errors)
         self._stack.callback(child.close)
         return child
+
+    def doorbells(self, name: str) -> list[str]:
+        """Those of a channel, which are removed in the end, also if it does not tell any more which they are."""
+        paths = doorbells(name)
+        for path in paths:
+            self._stack.callback(path.unlink, missing_ok=True)
+        return list(map(str, paths))
+
+    def defer(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Have a function called when the world ends."""
+        self._stack.callback(function, *arguments)
 
     def spawn(self, *command: object, **options: Any) -> subprocess.Popen[Any]:
         """Start a program, which is killed in the end if it has not ended before."""
@@ -210,7 +229,9 @@ def finished(process: subprocess.Popen[Any], seconds: float = SECONDS) -> Any:
 
 @functools.cache
 def _programs() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
+    folder = tempfile.TemporaryDirectory()
+    os.chmod(folder.name, 0o755)  # other users run them, too
+    return folder
 
 
 @functools.cache
