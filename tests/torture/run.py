@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kills
 from harness import Outcome, Scenario, Schedule, failure, torture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWIPC = 0x08000000
-SCENARIOS: tuple[Scenario, ...] = ()
+SCENARIOS: tuple[Scenario, ...] = (*kills.SCENARIOS,)
 """Of all parts."""
 
 

@@ -59,6 +59,10 @@ class Child:
         if self._status is None:
             signal.pidfd_send_signal(self._pidfd, number)
 
+    @property
+    def has_ended(self) -> bool:
+        return self._status is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+
     def kill(self) -> None:
         """Kill it, and wait until it is gone."""
         self.signal(signal.SIGKILL)

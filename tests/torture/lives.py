@@ -1,0 +1,361 @@
+"""Creators and openers of one name or key, killed in the middle of it.
+
+Whoever finds something finds it complete, whatever its creator died of.  In the end what has the name can be opened,
+used and removed, and nothing else is left but what `aioipc rm --orphans` removes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import posix_ipc
+import sysv_ipc
+from crowds import CLOSING, CREATING, LOOPS, RESTING, USING, Crowd, Me, draw
+from harness import Scenario, Schedule
+from world import World
+
+import aioipc
+from aioipc import Channel, inspect, posix, sysv
+from aioipc.inspect import _shm
+
+SIZE = 10_000
+SHM = Path("/dev/shm")
+CREATORS, OPENERS = 3, 2
+
+GONE = (aioipc.NotFoundError, aioipc.RemovedError)
+"""What somebody meets who is late."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Objects of one kind, and what is done to them."""
+
+    name: str
+    address: Callable[[World], Any]
+    create: Callable[..., Any]
+    """Takes the address, exist_ok and persist."""
+    open: Callable[[Any], Any]
+    use: Callable[[Any], Awaitable[None]]
+    """Looks whether it is complete, and uses it."""
+    exists: Callable[[Any], bool]
+    """Whether there is one at the address, asked without aioipc."""
+    loops: tuple[str, ...] = tuple(LOOPS)
+
+
+async def use_queue(queue: posix.MessageQueue) -> None:
+    assert (queue.max_messages, queue.max_message_size) == (3, 100)
+    with suppress(aioipc.WouldBlock):
+        queue.send_nowait(b"text", priority=2)
+    with suppress(aioipc.WouldBlock):
+        assert queue.receive_nowait() == (b"text", 2)
+
+
+async def use_semaphore(semaphore: posix.Semaphore) -> None:
+    # Those that were killed have taken permits along, but nobody has given more than he took.
+    assert semaphore.value <= 5
+    with suppress(aioipc.WouldBlock):
+        semaphore.acquire_nowait()
+        await anyio.lowlevel.checkpoint()
+        semaphore.release()
+
+
+async def use_shared_memory(segment: posix.SharedMemory | sysv.SharedMemory) -> None:
+    assert segment.size == SIZE
+    if isinstance(segment, posix.SharedMemory):
+        assert segment.statistics().reserved >= SIZE
+    with segment.buffer as view:
+        assert view[:100].tobytes().strip(b"\0") in (b"", b"x" * 100)
+        view[:100] = b"x" * 100
+        view[-1] = 1
+
+
+async def use_fifo(fifo: posix.Fifo | str) -> None:
+    path = os.fspath(fifo)
+    # Where the path stands for another FIFO from one opening to the next, nobody may come to the other end.
+    with anyio.move_on_after(0.005):
+        async with posix.Fifo.open_reader(path, keep_open=True) as reader:
+            async with posix.Fifo.open_writer(path) as writer:
+                await writer.send(b"text")
+            assert set(await reader.receive(64)) <= set(b"text")
+
+
+async def use_sysv_queue(queue: sysv.MessageQueue) -> None:
+    with suppress(aioipc.WouldBlock):
+        queue.send_nowait(b"text", type=2)
+    with suppress(aioipc.WouldBlock):
+        assert queue.receive_nowait() == (b"text", 2)
+
+
+async def use_set(semaphores: sysv.SemaphoreSet) -> None:
+    # Nobody takes of the second one: without its value the set is half made.
+    assert semaphores.values in ((0, 7), (1, 7))
+    with suppress(aioipc.WouldBlock):
+        semaphores[0].acquire_nowait(undo=True)
+        await anyio.lowlevel.checkpoint()
+        semaphores[0].release(undo=True)
+
+
+async def use_channel(channel: Channel) -> None:
+    assert channel.capacity == 1024
+    with suppress(aioipc.WouldBlock):
+        channel.send_nowait(b"text")
+    with suppress(aioipc.WouldBlock):
+        assert channel.receive_nowait() == b"text"
+
+
+def found_by(open_: Callable[[Any], object], error: type[Exception]) -> Callable[[Any], bool]:
+    def exists(address: Any) -> bool:
+        with suppress(error):
+            open_(address)
+            return True
+        return False
+
+    return exists
+
+
+def posix_queue_exists(name: str) -> bool:
+    with suppress(posix_ipc.ExistentialError):
+        posix_ipc.MessageQueue(name, 0).close()
+        return True
+    return False
+
+
+def in_shm(prefix: str = "") -> Callable[[str], bool]:
+    return lambda name: os.path.lexists(SHM / (prefix + name[1:]))
+
+
+def keyed(kind: Callable[..., object]) -> Callable[[int], bool]:
+    return found_by(lambda key: kind(key, 0, 0), sysv_ipc.ExistentialError)
+
+
+KINDS = (
+    Kind(
+        "posix.MessageQueue",
+        World.name,
+        lambda name, **how: posix.MessageQueue.create(name, max_messages=3, max_message_size=100, **how),
+        posix.MessageQueue.open,
+        use_queue,
+        posix_queue_exists,
+    ),
+    Kind(
+        "posix.Semaphore",
+        World.name,
+        lambda name, **how: posix.Semaphore.create(name, value=5, **how),
+        posix.Semaphore.open,
+        use_semaphore,
+        in_shm("sem."),
+    ),
+    Kind(
+        "posix.SharedMemory",
+        World.name,
+        lambda name, **how: posix.SharedMemory.create(name, size=SIZE, **how),
+        posix.SharedMemory.open,
+        use_shared_memory,
+        in_shm(),
+        loops=("asyncio",),
+    ),
+    Kind("posix.Fifo", World.path, posix.Fifo.create, os.fspath, use_fifo, os.path.lexists),
+    Kind(
+        "sysv.MessageQueue",
+        World.key,
+        lambda key, **how: sysv.MessageQueue.create(key, max_bytes=1000, **how),
+        sysv.MessageQueue.open,
+        use_sysv_queue,
+        keyed(sysv_ipc.MessageQueue),
+    ),
+    Kind(
+        "sysv.SemaphoreSet",
+        World.key,
+        lambda key, **how: sysv.SemaphoreSet.create(key, values=[1, 7], **how),
+        sysv.SemaphoreSet.open,
+        use_set,
+        keyed(sysv_ipc.Semaphore),
+    ),
+    Kind(
+        "sysv.SharedMemory",
+        World.key,
+        lambda key, **how: sysv.SharedMemory.create(key, size=SIZE, **how),
+        sysv.SharedMemory.open,
+        use_shared_memory,
+        keyed(sysv_ipc.SharedMemory),
+        loops=("asyncio",),
+    ),
+    Kind(
+        "Channel",
+        World.name,
+        lambda name, **how: Channel.create(name, capacity=1024, **how),
+        Channel.open,
+        use_channel,
+        in_shm(),
+    ),
+)
+
+
+# What the processes do -----------------------------------------------------------------------------------------------
+
+
+def creator(kind: Kind, address: Any) -> Callable[[Me], Awaitable[None]]:
+    async def create(me: Me) -> None:
+        note_bells(me)
+        while not me.is_ending:
+            is_taking_over = me.rng.random() < 0.7
+            me.notes.phase = CREATING
+            try:
+                handle = kind.create(address, exist_ok=is_taking_over, persist=me.rng.random() < 0.3)
+            except aioipc.ExistsError:
+                assert not is_taking_over
+            else:
+                me.notes.phase = USING
+                with handle:
+                    with suppress(*GONE):
+                        await kind.use(handle)
+                    me.notes.phase = CLOSING
+            await rest(me)
+
+    return create
+
+
+def opener(kind: Kind, address: Any) -> Callable[[Me], Awaitable[None]]:
+    async def open_(me: Me) -> None:
+        while not me.is_ending:
+            me.notes.phase = CREATING
+            with suppress(*GONE):
+                handle = kind.open(address)
+                me.notes.phase = USING
+                try:
+                    with suppress(*GONE):
+                        await kind.use(handle)
+                    me.notes.phase = CLOSING
+                finally:
+                    if not isinstance(handle, str):
+                        handle.close()
+            await rest(me)
+
+    return open_
+
+
+async def rest(me: Me) -> None:
+    me.notes.phase = RESTING
+    me.notes.did()
+    await anyio.sleep(0.001 * me.rng.random() if me.rng.random() < 0.2 else 0)
+
+
+def note_bells(me: Me) -> None:
+    """Have it write down the random number of each channel that it is about to create."""
+    draw_one = secrets.randbits
+
+    def randbits(count: int) -> int:
+        words = me.notes.words[me.notes.FIRST :]
+        words[0] += 1
+        words[words[0] % len(words) or 1] = number = draw_one(count)
+        return number
+
+    secrets.randbits = randbits
+
+
+def bells_of(crowd: Crowd) -> set[Path]:
+    """The doorbells of all channels that may have been made."""
+    numbers = {number for member in crowd.all for number in member.notes.words[member.notes.FIRST + 1 :] if number}
+    return {SHM / f"aioipc.{number:016x}.{bell}" for number in numbers for bell in ("messages", "room")}
+
+
+# What is left --------------------------------------------------------------------------------------------------------
+
+
+def use_and_remove(kind: Kind, address: Any) -> None:
+    """As a new program does with what it finds."""
+
+    async def main() -> None:
+        handle = kind.open(address)
+        await kind.use(handle)
+        if not isinstance(handle, str):
+            handle.close()
+        with kind.create(address, exist_ok=True) as taken_over:
+            await kind.use(taken_over)
+
+    anyio.run(main)
+
+
+def orphans() -> list[str]:
+    _shm._SECONDS_TO_CREATE = -1
+    return [bell.name for bell in inspect.orphans()]
+
+
+def check_bells(world: World, bells: set[Path]) -> int:
+    """All of these doorbells that there are can be found and removed; how many they are."""
+    left = {bell for bell in bells if bell.exists()}
+    found = {SHM / name[1:] for name in world.fork(orphans).result()}
+    for bell in left & found:
+        bell.unlink()
+    assert left <= found
+    return len(left)
+
+
+def check_segments(crowd: Crowd) -> None:
+    """None is left that these processes have created, with or without a key."""
+    pids = {member.child.pid for member in crowd.all}
+    _, *lines = Path("/proc/sysvipc/shm").read_text().splitlines()
+    assert [line for line in lines if int(line.split()[4]) in pids] == []
+
+
+def half_made_semaphores() -> set[str]:
+    """The files from which the C library makes semaphores; a process that is killed in sem_open(3) leaves them."""
+    return {
+        entry.name
+        for entry in os.scandir(SHM)
+        if re.fullmatch(r"sem\.[A-Za-z0-9]{6}", entry.name) and stat.S_ISREG(entry.stat().st_mode)
+    }
+
+
+# The rounds ----------------------------------------------------------------------------------------------------------
+
+
+def run(kind: Kind, loop: str, world: World, schedule: Schedule) -> Counter[str]:
+    address = kind.address(world)
+    before = half_made_semaphores()
+    crowd = Crowd(world, loop, schedule)
+    try:
+        crowd.add("creator", creator(kind, address), CREATORS)
+        crowd.add("opener", opener(kind, address), OPENERS)
+        crowd.storm()
+        crowd.end()
+    finally:
+        for member in crowd.all:
+            member.child.kill()
+        left = half_made_semaphores() - before if kind.name == "posix.Semaphore" else set()
+        for name in left:
+            (SHM / name).unlink(missing_ok=True)
+    crowd.counts["lives"] += sum(member.notes.done for member in crowd.all)
+    if kind.exists(address):
+        crowd.counts["objects left"] += 1
+        world.fork(use_and_remove, kind, address).result()
+        assert not kind.exists(address)
+    if kind.name == "Channel":
+        crowd.counts["doorbells left"] += check_bells(world, bells_of(crowd))
+    if kind.name == "sysv.SharedMemory":
+        check_segments(crowd)
+    if left:
+        crowd.counts["files left by sem_open(3)"] += len(left)
+    return crowd.counts
+
+
+def scenario(kind: Kind, loop: str) -> Scenario:
+    return Scenario(
+        f"kill/lives of {kind.name}/{loop}",
+        lambda rng: draw(rng, members=CREATORS + OPENERS),
+        lambda world, schedule: run(kind, loop, world, schedule),
+    )
+
+
+SCENARIOS = tuple(scenario(kind, loop) for kind in KINDS for loop in kind.loops)
