@@ -124,19 +124,19 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         initial = check_values(values)
         if not initial:
             raise ValueError("a set has at least one semaphore: values is empty")
-        (id, size), is_new = create_or_find(
-            lambda: (semget(number, len(initial), sysv_ipc.IPC_CREX | mode), len(initial)),
-            lambda: semfind(number),
-            exist_ok,
-        )
-        if is_new:
+
+        def create() -> tuple[int, int]:
+            id = semget(number, len(initial), sysv_ipc.IPC_CREX | mode)
             try:
                 set_initial(id, initial)
             except OSError as error:
                 with suppress(sysv_ipc.ExistentialError):
                     sysv_ipc.remove_semaphore(id)
                 raise _objects.explain(error, f"{KIND} ({_objects.label(number, id)})") from None
-        elif size != len(initial):
+            return id, len(initial)
+
+        (id, size), _ = create_or_find(create, lambda: semfind(number), exist_ok)
+        if size != len(initial):
             raise ValueError(f"the set with this key has {size} semaphores, not {len(initial)}")
         return cls(number, id, size, undo=undo, remove=not persist)
 

@@ -64,8 +64,9 @@ import sys
 from aioipc import sysv
 
 kind, key = getattr(sysv, sys.argv[1]), int(sys.argv[2])
+how = {sysv.MessageQueue: {"max_bytes": 100}, sysv.SemaphoreSet: {"values": [1]}, sysv.SharedMemory: {"size": 1}}[kind]
 for _ in range(1000):
-    with kind.create(key, exist_ok=True, **({"values": [1]} if kind is sysv.SemaphoreSet else {})):
+    with kind.create(key, exist_ok=True, **how):
         pass
 """
 
@@ -119,7 +120,7 @@ def test_what_is_released_before_the_values_are_set_is_not_lost(
         assert semaphores.values == (values[0] + 1, values[1] + 2)
 
 
-@pytest.mark.parametrize("kind", ["MessageQueue", "SemaphoreSet"])
+@pytest.mark.parametrize("kind", ["MessageQueue", "SemaphoreSet", "SharedMemory"])
 def test_taken_over_and_removed_by_several_at_once(key: int, kind: str) -> None:
     """Whatever the others do, each has an object in the end: one that exists, or a new one."""
     with ExitStack() as stack:
