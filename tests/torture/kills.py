@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-import lives
+import kills_lives
 
-SCENARIOS = (*lives.SCENARIOS,)
+SCENARIOS = (*kills_lives.SCENARIOS,)

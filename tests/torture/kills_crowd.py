@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
-import trio  # noqa: F401 -- here, not in each process
+import anyio._backends._asyncio  # here, not in each process
+import anyio._backends._trio
 import uvloop  # noqa: F401
 from harness import Schedule
 from world import SECONDS, Child, Failed, World

@@ -21,8 +21,8 @@ import anyio
 import anyio.lowlevel
 import posix_ipc
 import sysv_ipc
-from crowds import CLOSING, CREATING, LOOPS, RESTING, USING, Crowd, Me, draw
 from harness import Scenario, Schedule
+from kills_crowd import CLOSING, CREATING, LOOPS, RESTING, USING, Crowd, Me, draw
 from world import World
 
 import aioipc
@@ -248,7 +248,7 @@ def opener(kind: Kind, address: Any) -> Callable[[Me], Awaitable[None]]:
 async def rest(me: Me) -> None:
     me.notes.phase = RESTING
     me.notes.did()
-    await anyio.sleep(0.001 * me.rng.random() if me.rng.random() < 0.2 else 0)
+    await anyio.sleep(0.002 * me.rng.random() if me.rng.random() < 0.7 else 0)
 
 
 def note_bells(me: Me) -> None:
