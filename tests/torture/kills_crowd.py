@@ -14,32 +14,37 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import anyio
 import anyio._backends._asyncio  # here, not in each process
 import anyio._backends._trio
 import uvloop  # noqa: F401
 from harness import Schedule
-from world import SECONDS, Child, Failed, World
+from world import Child, Failed, World
 
-LOOPS = {"asyncio": ("asyncio", {}), "uvloop": ("asyncio", {"use_uvloop": True}), "trio": ("trio", {})}
+LOOPS = ({"backend": "asyncio"}, {"backend": "asyncio", "backend_options": {"use_uvloop": True}}, {"backend": "trio"})
 
 RESTING, CREATING, USING, CLOSING = range(4)
 """What a process is about to do."""
 
-STEPS = 8
+_AT_WORK, _PAUSED, _ENDING = range(3)
+"""What all of them are told."""
+
+TASKS = 2
+"""Of each process that works in several."""
+STEPS = 6
 """Of a schedule."""
 PATIENCE = 30
 """Who does not go on for so many seconds has hung."""
-_TICK = 0.0005
+_TICK = 0.001
 _TICKS = 3
 
 
 class Notes:
     """What one process has written down: numbers."""
 
-    SIZE = 2**13
+    SIZE = 2**15
     _PHASE, _TICKS, _DONE, FIRST = range(4)
 
     def __init__(self) -> None:
@@ -84,7 +89,12 @@ class Me:
     @property
     def is_ending(self) -> bool:
         """Whether it is to come to an end."""
-        return self.common.phase != RESTING
+        return self.common.phase == _ENDING
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is to stay as it is for a while."""
+        return self.common.phase == _PAUSED
 
 
 Role = Callable[[Me], Awaitable[None]]
@@ -104,7 +114,7 @@ class Member:
         return self.me.notes
 
 
-def draw(rng: random.Random, *, members: int, steps: int = STEPS) -> Schedule:
+def draw(rng: random.Random, *, members: int, **settings: object) -> Schedule:
     """A schedule for so many processes that may be killed."""
 
     def step() -> dict[str, object]:
@@ -119,15 +129,17 @@ def draw(rng: random.Random, *, members: int, steps: int = STEPS) -> Schedule:
             "settle": rng.random() < 0.6,
         }
 
-    return Schedule({"seed": rng.randrange(2**32)}, [step() for _ in range(steps)])
+    return Schedule({"seed": rng.randrange(2**32), **settings}, [step() for _ in range(STEPS)])
 
 
 class Crowd:
-    """Members that use one object in their roles; the first of each role is spared unless all may be killed."""
+    """Members that use one object in their roles, each on a loop of its own choice.
 
-    def __init__(self, world: World, loop: str, schedule: Schedule, *, spares: bool = True) -> None:
+    The first of each role is spared unless all may be killed.
+    """
+
+    def __init__(self, world: World, schedule: Schedule, *, spares: bool = True) -> None:
         self._world = world
-        self._loop = loop
         self._schedule = schedule
         self._spares = spares
         self._rng = random.Random(schedule.settings["seed"])
@@ -157,7 +169,7 @@ class Crowd:
     def _start(self, role: str) -> Member:
         number = len(self.all) + 1
         me = Me(number, Notes(), self.common, random.Random(self._rng.randrange(2**32)))
-        return Member(role, me, self._world.fork(_live, self._roles[role], me, self._loop))
+        return Member(role, me, self._world.fork(_live, self._roles[role], me, self._rng.choice(LOOPS)))
 
     def storm(self, after_kill: Callable[[Member], None] = lambda _: None) -> None:
         """Do what the schedule says.
@@ -179,20 +191,21 @@ class Crowd:
                 pass
         time.sleep(step["after"] / 1e6)
         if step["how"] == "kill":
-            self._kill([who, *others], after_kill)
+            self.kill([who, *others], after_kill)
             return
         who.child.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, who.child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         self.counts["stops"] += 1
-        self._kill(others, after_kill)
+        self.kill(others, after_kill)
         time.sleep(step["milliseconds"] / 1000)
         self._wait_for_ticks([member for member in self.living if member is not who])
         if step["how"] == "stop":
             who.child.signal(signal.SIGCONT)
         else:
-            self._kill([who], after_kill)
+            self.kill([who], after_kill)
 
-    def _kill(self, members: list[Member], after_kill: Callable[[Member], None]) -> None:
+    def kill(self, members: list[Member], after_kill: Callable[[Member], None] = lambda _: None) -> None:
+        """Kill them at about the same moment, and start others in their place."""
         for member in members:
             member.child.signal(signal.SIGKILL)
         for member in members:
@@ -210,6 +223,12 @@ class Crowd:
         for member, done in zip(self.living, before, strict=True):
             _wait_until(lambda member=member, done=done: member.notes.done > done, member)
 
+    def pause(self, is_ready: Callable[[Member], bool]) -> None:
+        """Have all of them stay as they are, and wait until they do."""
+        self.common.phase = _PAUSED
+        for member in self.living:
+            _wait_until(lambda member=member: is_ready(member), member)
+
     def _wait_for_ticks(self, members: list[Member]) -> None:
         """The loops of these go on."""
         started = [member for member in members if member.notes.ticks]
@@ -223,22 +242,32 @@ class Crowd:
 
         :param nudge: is called again and again until they have
         """
-        self.common.phase = USING
-        deadline = time.monotonic() + SECONDS
+        self.common.phase = _ENDING
         for member in self.living:
             if not roles or member.role in roles:
+                deadline = time.monotonic() + PATIENCE
                 while not member.child.has_ended and time.monotonic() < deadline:
                     nudge()
                     time.sleep(0.0005)
-                member.child.result(5)
+                member.child.result(0)
         for member in self.all:
             if words := member.child.errors():
                 raise Failed(f"{member.role} wrote:\n{words}")
 
 
-def _live(role: Role, me: Me, loop: str) -> None:
-    backend, options = LOOPS[loop]
-    anyio.run(partial(_tick_beside, role, me), backend=backend, backend_options=options)
+def in_tasks(function: Callable[[Me, int], Awaitable[None]]) -> Role:
+    """A role that is this function in each of its tasks, which have numbers."""
+
+    async def role(me: Me) -> None:
+        async with anyio.create_task_group() as group:
+            for task in range(TASKS):
+                group.start_soon(function, me, task)
+
+    return role
+
+
+def _live(role: Role, me: Me, loop: dict[str, Any]) -> None:
+    anyio.run(_tick_beside, role, me, **loop)
 
 
 async def _tick_beside(role: Role, me: Me) -> None:

@@ -164,6 +164,10 @@ class World:
         self._names += 1
         return str(self.folder / str(self._names))
 
+    def later(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have a function called in the end."""
+        self._stack.callback(function, *arguments)
+
     def fork(self, function: Callable[..., Any], *arguments: Any) -> Child:
         """Have a function called in a process of its own; what it returns must be possible to pickle."""
         errors = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
