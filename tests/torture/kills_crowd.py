@@ -6,6 +6,7 @@ killed or stopped, and when: so many microseconds after a process has said what 
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import random
@@ -144,6 +145,7 @@ class Crowd:
         self._spares = spares
         self._rng = random.Random(schedule.settings["seed"])
         self._roles: dict[str, Role] = {}
+        self._numbers = itertools.count(1)
         self.common = Notes()
         self.counts: Counter[str] = Counter()
         self.spared: list[Member] = []
@@ -167,8 +169,7 @@ class Crowd:
         self.members += [self._start(role) for _ in range(count)]
 
     def _start(self, role: str) -> Member:
-        number = len(self.all) + 1
-        me = Me(number, Notes(), self.common, random.Random(self._rng.randrange(2**32)))
+        me = Me(next(self._numbers), Notes(), self.common, random.Random(self._rng.randrange(2**32)))
         return Member(role, me, self._world.fork(_live, self._roles[role], me, self._rng.choice(LOOPS)))
 
     def storm(self, after_kill: Callable[[Member], None] = lambda _: None) -> None:
