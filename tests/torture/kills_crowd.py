@@ -119,14 +119,15 @@ def draw(rng: random.Random, *, members: int, **settings: object) -> Schedule:
     """A schedule for so many processes that may be killed."""
 
     def step() -> dict[str, object]:
-        others = rng.sample(range(members), rng.choice((1, 1, 1, 2, 2, members)))
+        others = rng.sample(range(members), rng.choice((1, 1, 2, 2, members)))
         return {
             "who": others.pop(),
             "at": rng.choice((None, CREATING, CREATING, USING, CLOSING)),
             "after": rng.randrange(rng.choice((30, 300, 3000))),
-            "how": rng.choice(("kill", "stop", "stop, kill")),
+            "how": rng.choice(("kill", "stop", "stop", "stop, kill")),
             "milliseconds": rng.choice((0, 0, round(50 * rng.random(), 3))),
             "others": others,
+            "late": rng.random() < 0.5,
             "settle": rng.random() < 0.6,
         }
 
@@ -192,7 +193,7 @@ class Crowd:
                 pass
         time.sleep(step["after"] / 1e6)
         if step["how"] == "kill":
-            self.kill([who, *others], after_kill)
+            self.kill([who, *others], after_kill, late=step["late"])
             return
         who.child.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, who.child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -205,8 +206,17 @@ class Crowd:
         else:
             self.kill([who], after_kill)
 
-    def kill(self, members: list[Member], after_kill: Callable[[Member], None] = lambda _: None) -> None:
-        """Kill them at about the same moment, and start others in their place."""
+    def kill(
+        self,
+        members: list[Member],
+        after_kill: Callable[[Member], None] = lambda _: None,
+        *,
+        late: bool = False,
+    ) -> None:
+        """Kill them at about the same moment, and start others in their place.
+
+        :param late: these come when all that are spared have done something without them
+        """
         for member in members:
             member.child.signal(signal.SIGKILL)
         for member in members:
@@ -214,15 +224,16 @@ class Crowd:
             if status != -signal.SIGKILL:
                 raise Failed(f"{member.role} ended with {status}:\n{member.child.errors()}")
             self.counts["kills"] += 1
-            self.members[self.members.index(member)] = self._start(member.role)
             self.killed.append(member)
             after_kill(member)
+        if late:
+            _wait_for(self.spared)
+        for member in members:
+            self.members[self.members.index(member)] = self._start(member.role)
 
     def settle(self) -> None:
         """Wait until all have done something."""
-        before = [member.notes.done for member in self.living]
-        for member, done in zip(self.living, before, strict=True):
-            _wait_until(lambda member=member, done=done: member.notes.done > done, member)
+        _wait_for(self.living)
 
     def pause(self, is_ready: Callable[[Member], bool]) -> None:
         """Have all of them stay as they are, and wait until they do."""
@@ -281,6 +292,12 @@ async def _tick_beside(role: Role, me: Me) -> None:
         group.start_soon(tick)
         await role(me)
         group.cancel_scope.cancel()
+
+
+def _wait_for(members: list[Member]) -> None:
+    before = [member.notes.done for member in members]
+    for member, done in zip(members, before, strict=True):
+        _wait_until(lambda member=member, done=done: member.notes.done > done, member)
 
 
 def _wait_until(condition: Callable[[], bool], member: Member) -> None:

@@ -480,7 +480,7 @@ def scenario(kind: Kind) -> Scenario:
         f"kill/producers and consumers of {kind.name}/all",
         lambda rng: draw(rng, members=PRODUCERS + CONSUMERS, spares=rng.random() < 0.5),
         lambda world, schedule: run(kind, world, schedule),
-        brief=3,
+        brief=2,
     )
 
 
