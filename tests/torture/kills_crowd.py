@@ -22,7 +22,7 @@ import anyio._backends._asyncio  # here, not in each process
 import anyio._backends._trio
 import uvloop  # noqa: F401
 from harness import Schedule
-from world import Child, Failed, World
+from world import Child, Failed, Hung, World
 
 LOOPS = ({"backend": "asyncio"}, {"backend": "asyncio", "backend_options": {"use_uvloop": True}}, {"backend": "trio"})
 
@@ -307,5 +307,8 @@ def _wait_until(condition: Callable[[], bool], member: Member) -> None:
             member.child.result()
             raise Failed(f"{member.role} has ended before it was told to")
         if time.monotonic() > deadline:
-            member.child.wait(0)
+            try:
+                member.child.wait(0)
+            except Hung as hung:
+                raise Hung(f"{member.role} has not gone on for {PATIENCE} s") from hung
         time.sleep(0.0002)
