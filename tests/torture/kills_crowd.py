@@ -147,6 +147,7 @@ class Crowd:
         self._rng = random.Random(schedule.settings["seed"])
         self._roles: dict[str, Role] = {}
         self._numbers = itertools.count(1)
+        self.began = time.time()
         self.common = Notes()
         self.counts: Counter[str] = Counter()
         self.spared: list[Member] = []
@@ -243,9 +244,8 @@ class Crowd:
 
     def _wait_for_ticks(self, members: list[Member]) -> None:
         """The loops of these go on."""
-        started = [member for member in members if member.notes.ticks]
-        before = [member.notes.ticks for member in started]
-        for member, ticks in zip(started, before, strict=True):
+        before = [member.notes.ticks for member in members]
+        for member, ticks in zip(members, before, strict=True):
             _wait_until(lambda member=member, ticks=ticks: member.notes.ticks > ticks + _TICKS, member)
             self.counts["ticks"] += member.notes.ticks - ticks
 

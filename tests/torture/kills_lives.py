@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import stat
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -49,6 +49,9 @@ class Kind:
     """Looks whether it is complete, and uses it."""
     exists: Callable[[Any], bool]
     """Whether there is one at the address, asked without aioipc."""
+    litter: Callable[[Crowd], set[Path]] = lambda _: set()
+    """The files that those who were killed have left, besides."""
+    check_litter: Callable[[World, set[Path]], None] = lambda *_: None
 
 
 async def use_queue(queue: posix.MessageQueue) -> None:
@@ -120,6 +123,9 @@ async def use_channel(channel: Channel) -> None:
         assert channel.receive_nowait() == b"text"
 
 
+# What there is --------------------------------------------------------------------------------------------------------
+
+
 def posix_queue_exists(name: str) -> bool:
     with suppress(posix_ipc.ExistentialError):
         posix_ipc.MessageQueue(name, 0).close()
@@ -139,67 +145,6 @@ def rows_of(kind: str) -> list[list[str]]:
     """What the kernel says about all System V objects: key, id, and so on."""
     _, *lines = Path("/proc/sysvipc", kind).read_text().splitlines()
     return [line.split() for line in lines]
-
-
-KINDS = (
-    Kind(
-        "posix.MessageQueue",
-        World.name,
-        lambda name, **how: posix.MessageQueue.create(name, max_messages=3, max_message_size=100, **how),
-        posix.MessageQueue.open,
-        use_queue,
-        posix_queue_exists,
-    ),
-    Kind(
-        "posix.Semaphore",
-        World.name,
-        lambda name, **how: posix.Semaphore.create(name, value=5, **how),
-        posix.Semaphore.open,
-        use_semaphore,
-        in_shm("sem."),
-    ),
-    Kind(
-        "posix.SharedMemory",
-        World.name,
-        lambda name, **how: posix.SharedMemory.create(name, size=SIZE, **how),
-        posix.SharedMemory.open,
-        use_shared_memory,
-        in_shm(),
-    ),
-    Kind("posix.Fifo", World.path, posix.Fifo.create, os.fspath, use_fifo, os.path.lexists),
-    Kind(
-        "sysv.MessageQueue",
-        World.key,
-        lambda key, **how: sysv.MessageQueue.create(key, max_bytes=1000, **how),
-        sysv.MessageQueue.open,
-        use_sysv_queue,
-        in_proc("msg"),
-    ),
-    Kind(
-        "sysv.SemaphoreSet",
-        World.key,
-        create_set,
-        sysv.SemaphoreSet.open,
-        use_set,
-        in_proc("sem"),
-    ),
-    Kind(
-        "sysv.SharedMemory",
-        World.key,
-        lambda key, **how: sysv.SharedMemory.create(key, size=SIZE, **how),
-        sysv.SharedMemory.open,
-        use_shared_memory,
-        in_proc("shm"),
-    ),
-    Kind(
-        "Channel",
-        World.name,
-        lambda name, **how: Channel.create(name, capacity=1024, **how),
-        Channel.open,
-        use_channel,
-        in_shm(),
-    ),
-)
 
 
 # What the processes do -----------------------------------------------------------------------------------------------
@@ -256,18 +201,12 @@ def note_bells(me: Me) -> None:
     draw_one = secrets.randbits
 
     def randbits(count: int) -> int:
-        words = me.notes.words[me.notes.FIRST :]
-        words[0] += 1
-        words[words[0] % len(words) or 1] = number = draw_one(count)
+        number = draw_one(count)
+        me.notes.words[me.notes.FIRST] += 1
+        me.notes.words[me.notes.FIRST + me.notes.words[me.notes.FIRST]] = number
         return number
 
     secrets.randbits = randbits
-
-
-def bells_of(crowd: Crowd) -> set[Path]:
-    """The doorbells of all channels that may have been made."""
-    numbers = {number for member in crowd.all for number in member.notes.words[member.notes.FIRST + 1 :] if number}
-    return {SHM / f"aioipc.{number:016x}.{bell}" for number in numbers for bell in ("messages", "room")}
 
 
 # What is left --------------------------------------------------------------------------------------------------------
@@ -292,14 +231,36 @@ def orphans() -> list[str]:
     return [bell.name for bell in inspect.orphans()]
 
 
-def check_bells(world: World, bells: set[Path]) -> int:
-    """All of these doorbells that there are can be found and removed; how many they are."""
-    left = {bell for bell in bells if bell.exists()}
-    found = {SHM / name[1:] for name in world.fork(orphans).result()}
-    for bell in left & found:
-        bell.unlink()
-    assert left <= found
-    return len(left)
+def doorbells(crowd: Crowd) -> set[Path]:
+    """Those of all channels that may have been made."""
+    numbers: set[int] = set()
+    for member in crowd.all:
+        count, *noted = member.notes.words[member.notes.FIRST :]
+        numbers.update(noted[:count])
+    bells = {SHM / f"aioipc.{number:016x}.{bell}" for number in numbers for bell in ("messages", "room")}
+    return {bell for bell in bells if bell.exists()}
+
+
+def check_doorbells(world: World, bells: set[Path]) -> None:
+    """They can be found, and removed."""
+    assert bells <= {SHM / name[1:] for name in world.fork(orphans).result()}
+
+
+def half_made_semaphores(crowd: Crowd) -> set[Path]:
+    """The files of which the C library makes semaphores; a process that is killed in sem_open(3) leaves them."""
+
+    def find() -> set[Path]:
+        files = set()
+        for path in SHM.iterdir():
+            with suppress(FileNotFoundError):  # it has been removed just now
+                if re.fullmatch(r"sem\.[A-Za-z0-9]{6}", path.name) and path.stat().st_ctime >= crowd.began:
+                    files.add(path)
+        return files
+
+    found = find()
+    if found:
+        time.sleep(0.05)  # others may be in sem_open(3) just now
+    return found & find()
 
 
 def check_segments(crowd: Crowd) -> None:
@@ -308,45 +269,96 @@ def check_segments(crowd: Crowd) -> None:
     assert [row for row in rows_of("shm") if int(row[4]) in pids] == []
 
 
-def half_made_semaphores() -> set[str]:
-    """The files from which the C library makes semaphores; a process that is killed in sem_open(3) leaves them."""
-    return {
-        entry.name
-        for entry in os.scandir(SHM)
-        if re.fullmatch(r"sem\.[A-Za-z0-9]{6}", entry.name) and stat.S_ISREG(entry.stat().st_mode)
-    }
-
-
 # The rounds ----------------------------------------------------------------------------------------------------------
+
+
+KINDS = (
+    Kind(
+        "posix.MessageQueue",
+        World.name,
+        lambda name, **how: posix.MessageQueue.create(name, max_messages=3, max_message_size=100, **how),
+        posix.MessageQueue.open,
+        use_queue,
+        posix_queue_exists,
+    ),
+    Kind(
+        "posix.Semaphore",
+        World.name,
+        lambda name, **how: posix.Semaphore.create(name, value=5, **how),
+        posix.Semaphore.open,
+        use_semaphore,
+        in_shm("sem."),
+        half_made_semaphores,
+    ),
+    Kind(
+        "posix.SharedMemory",
+        World.name,
+        lambda name, **how: posix.SharedMemory.create(name, size=SIZE, **how),
+        posix.SharedMemory.open,
+        use_shared_memory,
+        in_shm(),
+    ),
+    Kind("posix.Fifo", World.path, posix.Fifo.create, os.fspath, use_fifo, os.path.lexists),
+    Kind(
+        "sysv.MessageQueue",
+        World.key,
+        lambda key, **how: sysv.MessageQueue.create(key, max_bytes=1000, **how),
+        sysv.MessageQueue.open,
+        use_sysv_queue,
+        in_proc("msg"),
+    ),
+    Kind(
+        "sysv.SemaphoreSet",
+        World.key,
+        create_set,
+        sysv.SemaphoreSet.open,
+        use_set,
+        in_proc("sem"),
+    ),
+    Kind(
+        "sysv.SharedMemory",
+        World.key,
+        lambda key, **how: sysv.SharedMemory.create(key, size=SIZE, **how),
+        sysv.SharedMemory.open,
+        use_shared_memory,
+        in_proc("shm"),
+    ),
+    Kind(
+        "Channel",
+        World.name,
+        lambda name, **how: Channel.create(name, capacity=1024, **how),
+        Channel.open,
+        use_channel,
+        in_shm(),
+        doorbells,
+        check_doorbells,
+    ),
+)
 
 
 def run(kind: Kind, world: World, schedule: Schedule) -> Counter[str]:
     address = kind.address(world)
-    before = half_made_semaphores()
     crowd = Crowd(world, schedule)
-    try:
-        crowd.add("creator", creator(kind, address), CREATORS)
-        crowd.add("opener", opener(kind, address), OPENERS)
-        crowd.storm()
-        crowd.end()
-    finally:
-        for member in crowd.all:
-            member.child.kill()
-        left = half_made_semaphores() - before if kind.name == "posix.Semaphore" else set()
-        for name in left:
-            (SHM / name).unlink(missing_ok=True)
+    world.later(lambda: remove(kind.litter(crowd)))
+    crowd.add("creator", creator(kind, address), CREATORS)
+    crowd.add("opener", opener(kind, address), OPENERS)
+    crowd.storm()
+    crowd.end()
     crowd.counts["lives"] += sum(member.notes.done for member in crowd.all)
     if kind.exists(address):
         crowd.counts["objects left"] += 1
         world.fork(use_and_remove, kind, address).result()
         assert not kind.exists(address)
-    if kind.name == "Channel":
-        crowd.counts["doorbells left"] += check_bells(world, bells_of(crowd))
-    if kind.name == "sysv.SharedMemory":
-        check_segments(crowd)
-    if left:
-        crowd.counts["files left by sem_open(3)"] += len(left)
+    litter = kind.litter(crowd)
+    crowd.counts["files left"] += len(litter)
+    kind.check_litter(world, litter)
+    check_segments(crowd)
     return crowd.counts
+
+
+def remove(paths: set[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def scenario(kind: Kind) -> Scenario:

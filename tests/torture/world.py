@@ -61,6 +61,7 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
+        """Whether it is no more; its result may be asked for then."""
         return self._status is not None or bool(select.select([self._pidfd], [], [], 0)[0])
 
     def kill(self) -> None:
