@@ -149,9 +149,6 @@ class MessageQueue(WaitingObject, Messages[Message]):
         id, _ = create_or_find(create, lambda: msgfind(number), exist_ok)
         return cls(number, id, size, remove=not persist)
 
-        queue, _ = create_or_find(create, lambda: cls(number, msgfind(number), size, remove=not persist), exist_ok)
-        return queue
-
     @classmethod
     def open(
         cls,
