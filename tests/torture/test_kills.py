@@ -11,8 +11,8 @@ import anyio
 import kills_crowd
 import pytest
 from harness import Schedule
+from kills_accounts import Received, Sent, account, are_in_order
 from kills_crowd import TASKS, Crowd, Me, Member, Notes, draw
-from kills_traffic import Received, Sent, account, are_in_order
 from world import Failed, Hung, World
 
 STOP = {"who": 0, "at": None, "after": 0, "how": "stop", "milliseconds": 0, "others": [], "late": False, "settle": True}
