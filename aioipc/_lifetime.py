@@ -25,12 +25,14 @@ _T = TypeVar("_T")
 def create_or_find(create: Callable[[], _T], find: Callable[[], _T], exist_ok: bool) -> tuple[_T, bool]:
     """What `create` or `find` returns about an object, and whether it is a new one.
 
-    :param create: creates one, or raises ExistsError
+    :param create: creates one, or raises ExistsError; or RemovedError if others have removed it again
     :param find: finds one, or raises NotFoundError
     """
     while True:
         try:
             return create(), True
+        except RemovedError:  # by somebody who had found it before it was complete
+            continue
         except ExistsError:
             if not exist_ok:
                 raise

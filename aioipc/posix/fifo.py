@@ -205,12 +205,8 @@ async def _open_writer(path: str) -> FifoWriter:
 
 
 async def _open_both(path: str) -> FifoReader:
-    reading = _Open(path, os.O_RDONLY).at_once()
-    try:
-        return FifoReader(path, reading, _Open(path, os.O_WRONLY).at_once())
-    except BaseException:
-        os.close(reading)
-        raise
+    # By one call: from one to the next the path can become that of another FIFO.
+    return FifoReader(path, _Open(path, os.O_RDWR).at_once())
 
 
 async def _opened(path: str, flags: int) -> int:

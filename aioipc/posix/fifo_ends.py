@@ -38,13 +38,12 @@ class FifoEnd(AsyncLifetime):
     path: str
     """Where the FIFO is, or was."""
 
-    def __init__(self, path: str, *descriptors: int) -> None:
+    def __init__(self, path: str, descriptor: int) -> None:
         """Not for use: see `Fifo`."""
         self.path = path
         self._label = repr(path)
         self._removes = False
-        self._fileno = descriptors[0]
-        self._all = descriptors
+        self._fileno = descriptor
         self._descriptor = self._handle = Descriptor(self._fileno, f"FIFO {path}")
 
     def close(self) -> None:
@@ -56,8 +55,7 @@ class FifoEnd(AsyncLifetime):
             try:
                 self._descriptor.close()
             finally:
-                for descriptor in self._all:
-                    os.close(descriptor)
+                os.close(self._fileno)
 
     def _remove_object(self) -> None:
         """It is not ours."""

@@ -6,14 +6,16 @@ import errno
 import time
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from struct import Struct
+from typing import NoReturn
 
 import sysv_ipc
 
 from aioipc import _limits
 from aioipc._arguments import check_range
 from aioipc._waiting.workers import Call
-from aioipc.errors import Error, LimitError, WouldBlock
+from aioipc.errors import Error, LimitError, RemovedError, WouldBlock
 from aioipc.sysv import _calls, _objects
 
 VALUE_MAX: int = sysv_ipc.SEMAPHORE_VALUE_MAX
@@ -110,8 +112,8 @@ def set_initial(id: int, values: array[int]) -> None:
             _calls.semop(id, pack([each for each in added if each[1]], _calls.IPC_NOWAIT))
 
 
-def when_made(id: int, key: int) -> int:
-    """The size of a set, once its creator has set the values.
+def when_made(id: int, key: int) -> tuple[int, bool]:
+    """The size of a set, once its creator has set the values; and whether it has.
 
     A set to which nobody has done anything is a new one that has not got its values yet,
     or one whose creator has died meanwhile, or never meant to set any: who can tell?
@@ -124,11 +126,11 @@ def when_made(id: int, key: int) -> int:
         status = find_by_id(id, name)
         size, operated, changed = status[6:9]
         try:
-            touched = operated or any(_calls.semctl(id, number, _calls.GETPID) for number in (0, size - 1))
+            touched = operated > 0 or any(_calls.semctl(id, number, _calls.GETPID) for number in (0, size - 1))
         except OSError:
             raise _objects.missing(KIND, name) from None  # removed just now
         if touched or changed < time.time() - 2 or time.monotonic() > deadline:
-            return size
+            return size, touched
         time.sleep(0.0002)
 
 
@@ -141,10 +143,22 @@ def find_by_id(id: int, name: str) -> tuple[int, ...]:
         raise _objects.missing(KIND, name) from None
 
 
-def semfind(key: int) -> tuple[int, int]:
-    """The id and the size of a set, once its creator has set the values."""
+def semfind(key: int) -> tuple[int, int, bool]:
+    """The id of a set, and what `when_made` says of it."""
     id = semget(key, 0, 0o400)
-    return id, when_made(id, key)
+    return id, *when_made(id, key)
+
+
+def remove_half_made(id: int, key: int) -> NoReturn:
+    """Remove a set whose creator has not set the values: it has died, or is late, and will then make another one.
+
+    :raises AccessError: if it belongs to another user
+    :raises NotFoundError: now that it is gone
+    """
+    name = f"{KIND} ({_objects.label(key, id)})"
+    with suppress(RemovedError):
+        _objects.remove_by_id(sysv_ipc.remove_semaphore, id, name)
+    raise _objects.missing(KIND, name)
 
 
 def semget(key: int, size: int, flags: int) -> int:

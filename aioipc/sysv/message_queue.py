@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import sysv_ipc
@@ -23,6 +24,7 @@ from aioipc._waiting.blocking import CallLine
 from aioipc.errors import (
     LimitError,
     MessageTooLongError,
+    RemovedError,
 )
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._msg import KIND, TYPE_MAX, Message, Receive, Send, msgfind, msgget
@@ -131,16 +133,21 @@ class MessageQueue(WaitingObject, Messages[Message]):
         check_mode(mode)
         if max_bytes is not None:
             check_range("max_bytes", max_bytes, 1, _BYTES_MAX)
-        id, is_new = create_or_find(lambda: msgget(number, sysv_ipc.IPC_CREX, mode), lambda: msgfind(number), exist_ok)
-        queue = cls(number, id, size, remove=not persist)
-        if is_new and max_bytes is not None:
-            try:
-                queue.change(max_bytes=max_bytes)
-            except BaseException:
-                queue.remove()
-                queue.close()
-                raise
-        return queue
+
+        def create() -> int:
+            id = msgget(number, sysv_ipc.IPC_CREX, mode)
+            if max_bytes is not None:
+                with cls(number, id, size, remove=False) as queue:
+                    try:
+                        queue.change(max_bytes=max_bytes)
+                    except BaseException:
+                        with suppress(RemovedError):
+                            queue.remove()
+                        raise
+            return id
+
+        id, _ = create_or_find(create, lambda: msgfind(number), exist_ok)
+        return cls(number, id, size, remove=not persist)
 
     @classmethod
     def open(

@@ -17,6 +17,7 @@ import sysv_ipc
 from aioipc._arguments import check_integer, check_mode, check_range
 from aioipc._lifetime import Acquirable, create_or_find
 from aioipc._waiting.blocking import CallLine
+from aioipc.errors import AccessError
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._objects import WaitingObject
 from aioipc.sysv._sem import (
@@ -26,6 +27,7 @@ from aioipc.sysv._sem import (
     Operate,
     check_values,
     find_by_id,
+    remove_half_made,
     semfind,
     semget,
     set_initial,
@@ -112,7 +114,8 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         :param values: the value of each semaphore at first, 0 to 32767
         :param mode: permission bits: 0o600 means nobody but this user; System V does not look at the umask
         :param undo: when this process ends, however it does, the kernel undoes what it did by this handle (SEM_UNDO)
-        :param exist_ok: take over the set that exists, with its values and mode as they are
+        :param exist_ok: take over the set that exists, with its values and mode as they are; one whose creator died
+            before it set the values is made anew
         :param persist: leave the set in the system
         :raises ExistsError: if the key is taken and `exist_ok` is false
         :raises AccessError: if the key is taken and its mode forbids to take it over
@@ -124,19 +127,26 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         initial = check_values(values)
         if not initial:
             raise ValueError("a set has at least one semaphore: values is empty")
-        (id, size), is_new = create_or_find(
-            lambda: (semget(number, len(initial), sysv_ipc.IPC_CREX | mode), len(initial)),
-            lambda: semfind(number),
-            exist_ok,
-        )
-        if is_new:
+
+        def create() -> tuple[int, int]:
+            id = semget(number, len(initial), sysv_ipc.IPC_CREX | mode)
             try:
                 set_initial(id, initial)
             except OSError as error:
                 with suppress(sysv_ipc.ExistentialError):
                     sysv_ipc.remove_semaphore(id)
                 raise _objects.explain(error, f"{KIND} ({_objects.label(number, id)})") from None
-        elif size != len(initial):
+            return id, len(initial)
+
+        def take_over() -> tuple[int, int]:
+            id, size, is_made = semfind(number)
+            if not is_made and size == len(initial) and any(initial):
+                with suppress(AccessError):
+                    remove_half_made(id, number)
+            return id, size
+
+        (id, size), _ = create_or_find(create, take_over, exist_ok)
+        if size != len(initial):
             raise ValueError(f"the set with this key has {size} semaphores, not {len(initial)}")
         return cls(number, id, size, undo=undo, remove=not persist)
 
@@ -156,11 +166,11 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         _objects.check_key_or_id(key, id)
         if key is not None:
             number = check_key(key)
-            id, size = semfind(number)
+            id, size, _ = semfind(number)
         else:
             assert id is not None
             number = find_by_id(id, f"id {id}")[0]
-            size = when_made(id, number)
+            size, _ = when_made(id, number)
         return cls(number, id, size, undo=undo, remove=False)
 
     def change(

@@ -14,7 +14,7 @@ from aioipc import _limits, _memory
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import create_or_find
 from aioipc._waiting.handle import Handle
-from aioipc.errors import AccessError, Error, LimitError
+from aioipc.errors import AccessError, Error, LimitError, NotFoundError, RemovedError
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._objects import Object
 from aioipc.sysv.keys import PRIVATE, check_key
@@ -237,8 +237,11 @@ def _create(key: int, size: int, mode: int) -> tuple[int, _memory.Memory]:
         id = _calls.shmget(key, size, sysv_ipc.IPC_CREX | mode)
     except OSError as error:
         raise _explain_shmget(error, size, name) from None
+    name = _objects.label(key, id)
     try:
-        return id, _attach(id, _objects.label(key, id), read_only=False)[0]
+        return id, _attach(id, name, read_only=False)[0]
+    except NotFoundError:
+        raise RemovedError(errno.EIDRM, "it was removed just now", name) from None
     except BaseException:
         with suppress(sysv_ipc.ExistentialError):
             sysv_ipc.remove_shared_memory(id)

@@ -9,6 +9,7 @@ import random
 import resource
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -481,3 +482,29 @@ async def test_an_opening_cancelled_as_the_other_end_comes(tmp_path: Path, races
                     os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
             assert opened > 0 or races < 10_000
             assert len(os.listdir("/proc/self/fd")) == before
+
+
+REPLACER = """
+import itertools, os, sys
+
+path = sys.argv[1]
+for number in itertools.count():
+    os.mkfifo(f"{path}-{number}")
+    os.rename(f"{path}-{number}", path)
+    if number == 0:
+        print("ready", flush=True)
+"""
+
+
+async def test_a_reader_that_is_kept_open_has_both_ends_of_one_fifo(tmp_path: Path, races: int) -> None:
+    """Though others put another one in its place all the time."""
+    path = tmp_path / "fifo"
+    with subprocess.Popen([sys.executable, "-c", REPLACER, path], stdout=subprocess.PIPE) as replacer:
+        try:
+            replacer.stdout.readline()
+            for _ in range(races):
+                async with Fifo.open_reader(path, keep_open=True) as reader:
+                    with pytest.raises(aioipc.WouldBlock):
+                        reader.receive_nowait()
+        finally:
+            replacer.kill()

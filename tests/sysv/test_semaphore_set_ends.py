@@ -10,14 +10,16 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import anyio
 import libc
 import pytest
-from conftest import in_child, running, until
+import sysv_ipc
+from conftest import as_nobody, in_child, running, until
 
 import aioipc
-from aioipc.sysv import SemaphoreSet, semaphore
+from aioipc.sysv import SemaphoreSet, _calls, semaphore
 
 pytestmark = pytest.mark.anyio
 
@@ -64,8 +66,9 @@ import sys
 from aioipc import sysv
 
 kind, key = getattr(sysv, sys.argv[1]), int(sys.argv[2])
+how = {sysv.MessageQueue: {"max_bytes": 100}, sysv.SemaphoreSet: {"values": [1]}, sysv.SharedMemory: {"size": 1}}[kind]
 for _ in range(1000):
-    with kind.create(key, exist_ok=True, **({"values": [1]} if kind is sysv.SemaphoreSet else {})):
+    with kind.create(key, exist_ok=True, **how):
         pass
 """
 
@@ -119,7 +122,7 @@ def test_what_is_released_before_the_values_are_set_is_not_lost(
         assert semaphores.values == (values[0] + 1, values[1] + 2)
 
 
-@pytest.mark.parametrize("kind", ["MessageQueue", "SemaphoreSet"])
+@pytest.mark.parametrize("kind", ["MessageQueue", "SemaphoreSet", "SharedMemory"])
 def test_taken_over_and_removed_by_several_at_once(key: int, kind: str) -> None:
     """Whatever the others do, each has an object in the end: one that exists, or a new one."""
     with ExitStack() as stack:
@@ -135,6 +138,46 @@ def test_a_set_whose_values_nobody_sets_can_be_opened_too(key: int) -> None:
         semaphores[0].release()
     with SemaphoreSet.create(key, values=[5], exist_ok=True) as semaphores:
         assert semaphores.values == (1,)
+
+
+def test_a_set_whose_creator_died_before_it_set_the_values_is_made_anew(key: int) -> None:
+    half_made = _calls.semget(key, 2, sysv_ipc.IPC_CREX | 0o600)
+    with SemaphoreSet.create(key, values=[0, 0], exist_ok=True, persist=True) as semaphores:
+        assert semaphores.id == half_made  # nothing is missing
+    with pytest.raises(ValueError, match="has 2 semaphores, not 1"):
+        SemaphoreSet.create(key, values=[1], exist_ok=True)
+    with SemaphoreSet.open(key) as waiting, SemaphoreSet.create(key, values=[0, 5], exist_ok=True) as semaphores:
+        assert semaphores.values == (0, 5)
+        with pytest.raises(aioipc.RemovedError):
+            waiting[0].acquire_nowait()
+        with SemaphoreSet.create(key, values=[0, 5], exist_ok=True) as again:
+            assert again.id == semaphores.id
+
+
+def test_another_users_set_without_values_is_taken_over_as_it_is(key: int) -> None:
+    _calls.semget(key, 1, sysv_ipc.IPC_CREX | 0o666)
+
+    def take_over() -> tuple[int, ...]:
+        with SemaphoreSet.create(key, values=[5], exist_ok=True, persist=True) as semaphores:
+            return semaphores.values
+
+    assert as_nobody(take_over) == (0,)
+
+
+def test_who_is_late_to_set_the_values_does_not_do_so_twice(monkeypatch: pytest.MonkeyPatch, key: int) -> None:
+    """Another one has taken the set for that of a dead creator, and made a new one."""
+
+    def set_late(*args: Any) -> None:
+        monkeypatch.undo()
+        others.append(SemaphoreSet.create(key, values=[3], exist_ok=True))
+        others[0][0].acquire_nowait()
+        set_initial(*args)
+
+    others: list[SemaphoreSet] = []
+    set_initial = semaphore.set_initial
+    monkeypatch.setattr(semaphore, "set_initial", set_late)
+    with SemaphoreSet.create(key, values=[3], exist_ok=True) as semaphores, others[0]:
+        assert semaphores.values == (2,)
 
 
 def test_all_zero_from_the_beginning(key: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import faults
+import kills
 import limits
 import neighbours
 from harness import Outcome, Scenario, Schedule, failure, torture
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWIPC = 0x08000000
-SCENARIOS: tuple[Scenario, ...] = (*STORMS, *faults.SCENARIOS, *limits.SCENARIOS, *neighbours.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = (
+    *STORMS,
+    *kills.SCENARIOS,
+    *faults.SCENARIOS,
+    *limits.SCENARIOS,
+    *neighbours.SCENARIOS,
+)
 """Of all parts."""
 
 

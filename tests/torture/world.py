@@ -72,6 +72,11 @@ class Child:
         if self._status is None:
             signal.pidfd_send_signal(self._pidfd, number)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no more; its result may be asked for then."""
+        return self._status is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+
     def kill(self) -> None:
         """Kill it, and wait until it is gone."""
         self.signal(signal.SIGKILL)
@@ -177,6 +182,10 @@ class World:
         """A path where nothing is yet."""
         self._names += 1
         return str(self.folder / str(self._names))
+
+    def later(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have a function called in the end."""
+        self._stack.callback(function, *arguments)
 
     def fork(self, function: Callable[..., Any], *arguments: Any) -> Child:
         """Have a function called in a process of its own; what it returns must be possible to pickle."""
