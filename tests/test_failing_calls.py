@@ -18,6 +18,7 @@ from conftest import doorbells, with_own_shm
 import aioipc
 from aioipc import Channel, inspect, posix, sysv
 from aioipc._waiting import _interrupt
+from aioipc.posix import _calls
 
 NO_DESCRIPTOR = {
     "This process already has the maximum number of files open": (errno.EMFILE, "RLIMIT_NOFILE"),
@@ -77,16 +78,16 @@ async def test_an_interrupted_open_of_a_fifo_is_repeated(tmp_path: Path, monkeyp
 
 @contextmanager
 def semaphores_can_not_be_looked_at(monkeypatch: pytest.MonkeyPatch, after: int = 0) -> Iterator[None]:
-    """stat(2) of a semaphore fails, after so many that do not."""
-    stat, left = os.stat, iter(range(after))
+    """lstat(2) of a semaphore fails, after so many that do not."""
+    lstat, left = os.lstat, iter(range(after))
 
     def look(path: Any, **more: Any) -> os.stat_result:
         if str(path).startswith("/dev/shm/sem.") and next(left, None) is None:
             raise OSError(errno.ENOMEM, "")
-        return stat(path, **more)
+        return lstat(path, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "stat", look)
+        patch.setattr(os, "lstat", look)
         yield
 
 
@@ -107,8 +108,8 @@ def test_leaving_says_that_a_semaphore_is_left(name: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("make", "function"),
     [
-        (posix.Semaphore.create, (posix_ipc, "unlink_semaphore")),
-        (posix.MessageQueue.create, (posix_ipc, "unlink_message_queue")),
+        (posix.Semaphore.create, (os, "unlink")),
+        (posix.MessageQueue.create, (_calls, "unlink")),
         (lambda name: posix.SharedMemory.create(name, size=1), (os, "unlink")),
         (Channel.create, (os, "unlink")),
     ],

@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from struct import Struct
-from typing import NoReturn
 
 import sysv_ipc
 
@@ -23,7 +22,7 @@ AMOUNT_MAX = 2**15 - 1
 _SEMBUF = Struct("Hhh")
 KIND = "semaphore set"
 
-_HALF_MADE_SECONDS = 0.1
+_HALF_MADE_SECONDS = 0.25
 """How long an opener waits for a creator to set the initial values.  That takes it some microseconds."""
 
 
@@ -149,13 +148,19 @@ def semfind(key: int) -> tuple[int, int, bool]:
     return id, *when_made(id, key)
 
 
-def remove_half_made(id: int, key: int) -> NoReturn:
+def remove_half_made(id: int, key: int, size: int) -> None:
     """Remove a set whose creator has not set the values: it has died, or is late, and will then make another one.
 
+    Not one for which somebody waits, who may want it as it is.
+
     :raises AccessError: if it belongs to another user
-    :raises NotFoundError: now that it is gone
+    :raises NotFoundError: if it is gone, now or before
     """
     name = f"{KIND} ({_objects.label(key, id)})"
+    commands = (_calls.GETNCNT, _calls.GETZCNT)
+    with suppress(OSError):
+        if any(_calls.semctl(id, number, command) for number in range(size) for command in commands):
+            return
     with suppress(RemovedError):
         _objects.remove_by_id(sysv_ipc.remove_semaphore, id, name)
     raise _objects.missing(KIND, name)

@@ -142,7 +142,7 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
             id, size, is_made = semfind(number)
             if not is_made and size == len(initial) and any(initial):
                 with suppress(AccessError):
-                    remove_half_made(id, number)
+                    remove_half_made(id, number, size)
             return id, size
 
         (id, size), _ = create_or_find(create, take_over, exist_ok)

@@ -154,6 +154,16 @@ def test_a_set_whose_creator_died_before_it_set_the_values_is_made_anew(key: int
             assert again.id == semaphores.id
 
 
+def test_a_set_of_zeros_for_which_a_program_waits_is_taken_over_as_it_is(key: int, sysv_peer: str) -> None:
+    id = _calls.semget(key, 2, sysv_ipc.IPC_CREX | 0o600)
+    with running(sysv_peer, "semop", str(id), "1", "-1", "-", stdout=subprocess.DEVNULL):
+        while not _calls.semctl(id, 1, _calls.GETNCNT):
+            os.sched_yield()
+        with SemaphoreSet.create(key, values=[0, 5], exist_ok=True, persist=True) as semaphores:
+            assert semaphores.values == (0, 0)
+            semaphores[1].release()
+
+
 def test_another_users_set_without_values_is_taken_over_as_it_is(key: int) -> None:
     _calls.semget(key, 1, sysv_ipc.IPC_CREX | 0o666)
 
