@@ -114,7 +114,7 @@ def _calls(operation: Operation, loop: str) -> Counter[str]:
 def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
     """Each fault alone, lasting or not; and a third as many pairs of them; not more than a round takes.
 
-    Of two, none is what may have to undo something after the other.
+    Of two, neither lasts or is a removal: what undoes something after the first must be able to.
     """
     left_out = (*_LOOPS_OWN[loop], *_THREADS_OWN)
     single = [
@@ -127,7 +127,8 @@ def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
         if error not in _NOT_OF.get(operation.name.split(".")[0], ())
     ]
     doing = [fault for fault in single if "unlink" not in fault.call and "IPC_RMID" not in fault.call]
-    steps = [[fault] for fault in single] + [rng.sample(doing, 2) for _ in range(len(doing) // 3)]
+    pairs = [[fault._replace(lasts=False) for fault in rng.sample(doing, 2)] for _ in range(len(doing) // 3)]
+    steps = [[fault] for fault in single] + pairs
     return Schedule({}, rng.sample(steps, min(len(steps), _MOST)))
 
 
