@@ -1,9 +1,9 @@
 """A peer in Python, which ends when it has sent back as much as it was told to.
 
-    soak_peer.py mq IN OUT COUNT                 as mq.c echo, by posix_ipc
-    soak_peer.py sem IN OUT COUNT                as sem.c echo, by posix_ipc
-    soak_peer.py sysv KEY_IN KEY_OUT COUNT       as sysv.c echo, by sysv_ipc
-    soak_peer.py channel IN OUT COUNT            by aioipc, in an event loop of its own
+soak_peer.py mq IN OUT COUNT                 as mq.c echo, by posix_ipc
+soak_peer.py sem IN OUT COUNT                as sem.c echo, by posix_ipc
+soak_peer.py sysv KEY_IN KEY_OUT COUNT       as sysv.c echo, by sysv_ipc
+soak_peer.py channel IN OUT COUNT            by aioipc, in an event loop of its own
 """
 
 from __future__ import annotations

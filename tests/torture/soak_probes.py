@@ -81,7 +81,11 @@ class Probes:
 async def probing(place: Place) -> AsyncIterator[Probes]:
     """Probe all objects until the block ends."""
     probes = Probes()
-    with place.some("names", 3) as (name, memory, ring), place.some("keys", 1) as (key,), place.some("paths", 1) as path:
+    with (
+        place.some("names", 3) as (name, memory, ring),
+        place.some("keys", 1) as (key,),
+        place.some("paths", 1) as path,
+    ):
         async with AsyncExitStack() as stack:
             enter = stack.enter_context
             queues: list[Any] = [

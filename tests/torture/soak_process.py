@@ -16,15 +16,20 @@ import anyio.lowlevel
 from soak_activities import ACTIVITIES
 from soak_place import Place
 from soak_probes import probing
+from world import SECONDS
 
 from aioipc._ring import _deaths
 
-HANGS = 60
-"""Seconds; what takes longer has hung."""
-LOOPS = {"asyncio": ("asyncio", {"use_uvloop": False}), "uvloop": ("asyncio", {"use_uvloop": True}), "trio": ("trio", {})}
+LOOPS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
 
 
-def soaked(loop: str, place: Place, activities: Sequence[str], seconds: float, interval: float, news: int) -> Counter[str]:
+def soaked(
+    loop: str, place: Place, activities: Sequence[str], seconds: float, interval: float, news: int
+) -> Counter[str]:
     """Do all this, and write to a descriptor what the probes have found.
 
     :returns: what it did
@@ -84,7 +89,7 @@ async def _live(place: Place, activities: Sequence[str], seconds: float, interva
 async def _repeat(name: str, place: Place, ended: anyio.Event) -> None:
     activity = ACTIVITIES[name]
     while not ended.is_set():
-        with anyio.fail_after(HANGS):
+        with anyio.fail_after(SECONDS):
             await activity.do(place)
         place.counts[name] += 1
         with anyio.move_on_after(place.rng.expovariate(1 / activity.pause)):
