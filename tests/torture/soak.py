@@ -30,11 +30,11 @@ from soak_drift import Drift, Record, drifts
 from soak_place import Place, Programs
 from soak_process import LOOPS, soaked
 from soak_samples import of_process, of_system
-from world import Child, World, program
+from world import SECONDS, Child, World, program
 
 BRIEF = 6
 """Seconds of a scenario."""
-ENDING = 60
+ENDING = SECONDS + 10
 """Seconds that a process may take to come to its end."""
 
 
@@ -74,7 +74,7 @@ class Soak:
         finally:
             for reading in self._news.values():
                 os.close(reading)
-        counts = {loop: dict(child.result(ENDING)) for loop, child in self._children.items()}
+        counts = {loop: dict(child.result(10)) for loop, child in self._children.items()}
         left = {what: count for what, count in of_system(self._names, self._keys).items() if count}
         assert not left, f"objects are left: {left}"
         return {
@@ -106,14 +106,13 @@ class Soak:
         self._latency[loop] = defaultdict(lambda: {"times": [], "seconds": []})
 
     def _watch(self) -> None:
-        """Until a process ends: when its time is up, or because it has failed."""
+        """Until a process ends: when its time is up, or because it has failed; or should have."""
         with suppress(FileNotFoundError, ProcessLookupError):
-            self._watch_living()
+            self._watch_living(self._began + self._seconds + ENDING)
 
-    def _watch_living(self) -> None:
+    def _watch_living(self, deadline: float) -> None:
         next_time = self._began
-        while True:
-            now = time.monotonic()
+        while (now := time.monotonic()) < deadline:
             if now >= next_time:
                 self._sample(now - self._began)
                 next_time += self._interval
