@@ -74,7 +74,9 @@ class Soak:
         finally:
             for reading in self._news.values():
                 os.close(reading)
-        counts = {loop: dict(child.result(10)) for loop, child in self._children.items()}
+        # First what has failed: the others go on until their time is up.
+        children = sorted(self._children.items(), key=lambda item: not item[1].has_ended)
+        counts = {loop: dict(child.result(ENDING)) for loop, child in children}
         left = {what: count for what, count in of_system(self._names, self._keys).items() if count}
         assert not left, f"objects are left: {left}"
         return {
@@ -119,6 +121,7 @@ class Soak:
             ready, _, _ = select.select(self._news.values(), [], [], max(0, next_time - time.monotonic()))
             for loop, reading in self._news.items():
                 if reading in ready and not self._read(loop, reading):
+                    self._children[loop].wait()
                     return
 
     def _sample(self, now: float) -> None:

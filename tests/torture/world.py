@@ -64,6 +64,10 @@ class Child:
         self.signal(signal.SIGKILL)
         self.wait()
 
+    @property
+    def has_ended(self) -> bool:
+        return self._status is not None or bool(select.select([self._pidfd], [], [], 0)[0])
+
     def wait(self, seconds: float = SECONDS) -> int:
         """Its status when it has ended, as of subprocess.
 
