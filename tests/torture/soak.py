@@ -28,13 +28,13 @@ from harness import Scenario, Schedule
 from soak_activities import ACTIVITIES
 from soak_drift import Drift, Record, drifts
 from soak_place import Place, Programs
-from soak_process import LOOPS, soaked
+from soak_process import HANGS, LOOPS, soaked
 from soak_samples import of_process, of_system
-from world import SECONDS, Child, World, program
+from world import Child, World, program
 
 BRIEF = 6
 """Seconds of a scenario."""
-ENDING = SECONDS + 10
+ENDING = HANGS + 10
 """Seconds that a process may take to come to its end."""
 
 
@@ -121,7 +121,7 @@ class Soak:
             ready, _, _ = select.select(self._news.values(), [], [], max(0, next_time - time.monotonic()))
             for loop, reading in self._news.items():
                 if reading in ready and not self._read(loop, reading):
-                    self._children[loop].wait()
+                    self._children[loop].wait()  # it is closed just before
                     return
 
     def _sample(self, now: float) -> None:

@@ -1,9 +1,9 @@
 """Whether what a soak has found is flat.
 
-A run is long enough when what the load itself makes go up and down is small beside the bounds.  After a
-warm-up, in which caches fill, the median of the first third is compared with that of the last: medians,
-so that neither a moment of much load nor one of none counts.  The bounds are absolute, whatever the length of
-the run: a hundredth of a descriptor lost per visit passes them in a minute or so, while noise does not grow with time.
+After a warm-up, in which caches fill, the median of the first third is compared with that of the last: medians, so
+that neither a moment of much load nor one of none counts.  The bounds are absolute, since what the load itself makes go
+up and down does not grow with time, while what leaks does.  In a short run there are too few ups and downs for the
+medians to be near each other: there the bounds are wider, with the square root of what it lacks of LONG.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 WARM_UP = 0.25
 """This part of a run does not count."""
+LONG = 600
+"""Seconds of a run for which the bounds are meant."""
 BOUNDS = {
     "descriptors": 8,
     "threads": 4,
@@ -72,13 +74,14 @@ def ends(record: Record, times: Sequence[float], values: Sequence[Any]) -> tuple
 def drifts(record: Record) -> Iterator[Drift]:
     """All that was measured, and how it has changed."""
     times = record["times"]
+    width = max(1, (LONG / record["seconds"]) ** 0.5)
     for loop, found in record["processes"].items():
         for what, bound in BOUNDS.items():
             first, last = ends(record, times, found[what])
-            yield Drift(what, loop, statistics.median(first), statistics.median(last), bound)
+            yield Drift(what, loop, statistics.median(first), statistics.median(last), width * bound)
     for what, counts in record["system"].items():
         first, last = ends(record, times, counts)
-        yield Drift(what, "system", statistics.median(first), statistics.median(last), OBJECTS)
+        yield Drift(what, "system", statistics.median(first), statistics.median(last), width * OBJECTS)
     for loop, found in record["latency"].items():
         yield from _latency_drifts(record, loop, found)
 

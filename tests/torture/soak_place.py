@@ -71,10 +71,14 @@ class Place:
             for _ in coming:
                 came.append(int(await self.insist(receive)))
 
-        async with anyio.create_task_group() as group:
-            for _ in range(self.rng.randint(1, 3)):
-                group.start_soon(sender)
-                group.start_soon(receiver)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(self.rng.randint(1, 3)):
+                    group.start_soon(sender)
+                    group.start_soon(receiver)
+        except BaseException as error:
+            error.add_note(f"of {count} have come: {came}")
+            raise
         assert sorted(came) == list(range(count))
         self.counts["operations"] += 2 * count
 
@@ -86,11 +90,13 @@ class Place:
         """
         is_killed = self.rng.random() < 0.2
         todo = () if count is None else (count + is_killed,)
-        async with running(*command, *todo) as process:
+        async with running(*command, *todo) as process, anyio.create_task_group() as group:
+            group.start_soon(_end_well, process)
             yield is_killed
             if is_killed:
-                process.kill()
-            assert await status(process) == (-signal.SIGKILL if is_killed else 0)
+                group.cancel_scope.cancel()
+        if is_killed:
+            assert process.returncode == -signal.SIGKILL
         self.counts["killed peers" if is_killed else "peers"] += 1
 
     def either(self, in_c: Sequence[object], in_python: Sequence[object]) -> Sequence[object]:
@@ -131,6 +137,11 @@ async def ended(pid: int) -> None:
         await anyio.wait_readable(pidfd)
     finally:
         os.close(pidfd)
+
+
+async def _end_well(process: subprocess.Popen[bytes]) -> None:
+    """Who dies does not send back what others wait for."""
+    assert await status(process) == 0
 
 
 async def status(process: subprocess.Popen[bytes]) -> int:

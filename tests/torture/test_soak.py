@@ -13,11 +13,13 @@ from soak_drift import BOUNDS, drifts
 from soak_place import Place
 from world import Failed, World
 
+from aioipc import posix
+
 KEPT: list[object] = []
 
 
 def soak(activity: Any, monkeypatch: pytest.MonkeyPatch, seconds: float) -> dict[str, Any]:
-    monkeypatch.setitem(ACTIVITIES, "one", Activity(activity, 0.01))
+    monkeypatch.setitem(ACTIVITIES, "one", Activity(activity, 0.05))
     with World() as world:
         return Soak(world, ["one"], seconds, random.Random(1)).run(["asyncio"])
 
@@ -26,8 +28,13 @@ async def lose_a_descriptor(_: Place) -> None:
     KEPT.append(os.dup(0))
 
 
-async def keep_memory(place: Place) -> None:
-    KEPT.append(place.rng.randbytes(200_000))
+async def keep_memory(_: Place) -> None:
+    KEPT.append(b"x" * 5_000_000)
+
+
+async def keep_a_mapping(place: Place) -> None:
+    with place.some("names", 1) as (name,), posix.SharedMemory.create(name, size=100) as segment:
+        KEPT.append(segment.buffer)
 
 
 async def leave_an_object(place: Place) -> None:
@@ -40,8 +47,13 @@ def test_a_descriptor_that_is_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         soak(lose_a_descriptor, monkeypatch, 1)
 
 
+def test_a_mapping_that_is_kept_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Failed, match="mappings are left"):
+        soak(keep_a_mapping, monkeypatch, 1)
+
+
 def test_memory_that_is_kept_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = soak(keep_memory, monkeypatch, 2)
+    record = soak(keep_memory, monkeypatch, 4)
     assert {drift.what for drift in drifts(record) if not drift.is_flat} == {"memory"}
 
 
