@@ -34,6 +34,8 @@ from world import Child, World, program
 
 BRIEF = 6
 """Seconds of a scenario."""
+PACE = 4
+"""For a long run: a machine that has more to do than it can says nothing about latency."""
 ENDING = HANGS + 10
 """Seconds that a process may take to come to its end."""
 
@@ -45,10 +47,16 @@ class Grown(Exception):  # noqa: N818
 class Soak:
     """A run, as seen from outside."""
 
-    def __init__(self, world: World, activities: Sequence[str], seconds: float, rng: random.Random) -> None:
+    def __init__(
+        self, world: World, activities: Sequence[str], seconds: float, rng: random.Random, pace: float = 1
+    ) -> None:
+        """
+        :param pace: how many times as long as usual the pauses between activities are
+        """
         self._world = world
         self._activities = activities
         self._seconds = seconds
+        self._pace = pace
         self._interval = min(1, seconds / 60)
         self._rng = rng
         self._names: set[str] = set()
@@ -100,7 +108,7 @@ class Soak:
         self._keys.update(keys)
         place = Place(random.Random(self._rng.random()), programs, names, keys, [world.path() for _ in range(8)])
         reading, writing = os.pipe()
-        arguments = loop, place, self._activities, self._seconds, self._interval, writing
+        arguments = loop, place, self._activities, self._pace, self._seconds, self._interval, writing
         self._children[loop] = world.fork(soaked, *arguments)
         os.close(writing)
         self._news[loop] = reading
@@ -172,7 +180,7 @@ def main() -> None:
     print(f"--seed {arguments.seed}", flush=True)
     in_own_namespace()
     with World() as world:
-        soak = Soak(world, list(ACTIVITIES), arguments.minutes * 60, random.Random(arguments.seed))
+        soak = Soak(world, list(ACTIVITIES), arguments.minutes * 60, random.Random(arguments.seed), PACE)
         record = soak.run(list(LOOPS))
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(record) + "\n")

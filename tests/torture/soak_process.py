@@ -30,7 +30,7 @@ LOOPS = {
 
 
 def soaked(
-    loop: str, place: Place, activities: Sequence[str], seconds: float, interval: float, news: int
+    loop: str, place: Place, activities: Sequence[str], pace: float, seconds: float, interval: float, news: int
 ) -> Counter[str]:
     """Do all this, and write to a descriptor what the probes have found.
 
@@ -44,7 +44,7 @@ def soaked(
     _deaths.watch("")  # which a process keeps; and libuv keeps some, too
     run(anyio.lowlevel.checkpoint)
     before = open_descriptors()
-    run(_live, place, activities, seconds, interval, news)
+    run(_live, place, activities, pace, seconds, interval, news)
     gc.collect()
     _await(lambda: len(os.listdir("/proc/self/task")) == 1, "threads")
     after = open_descriptors()
@@ -73,7 +73,9 @@ def _await(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
-async def _live(place: Place, activities: Sequence[str], seconds: float, interval: float, news: int) -> None:
+async def _live(
+    place: Place, activities: Sequence[str], pace: float, seconds: float, interval: float, news: int
+) -> None:
     ended = anyio.Event()
 
     async def report() -> None:
@@ -86,17 +88,17 @@ async def _live(place: Place, activities: Sequence[str], seconds: float, interva
         reporting.start_soon(report)
         async with anyio.create_task_group() as group:
             for name in activities:
-                group.start_soon(_repeat, name, place, ended)
+                group.start_soon(_repeat, name, place, pace, ended)
             await anyio.sleep(seconds)
             ended.set()
         reporting.cancel_scope.cancel()
 
 
-async def _repeat(name: str, place: Place, ended: anyio.Event) -> None:
+async def _repeat(name: str, place: Place, pace: float, ended: anyio.Event) -> None:
     activity = ACTIVITIES[name]
     while not ended.is_set():
         with anyio.fail_after(HANGS):
             await activity.do(place)
         place.counts[name] += 1
-        with anyio.move_on_after(place.rng.expovariate(1 / activity.pause)):
+        with anyio.move_on_after(place.rng.expovariate(1 / (pace * activity.pause))):
             await ended.wait()
