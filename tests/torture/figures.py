@@ -2,7 +2,8 @@
 
     python tests/torture/figures.py [--runs FILE.json ...] [--soak FILE.json]
 
-The runs are those of run.py --json, which are added up, the other is that of soak.py --json.
+The runs are those of run.py --json, which are added up, the other is that of soak.py --json.  It takes the
+packages of the extra "benchmarks".
 """
 
 from __future__ import annotations

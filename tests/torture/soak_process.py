@@ -47,8 +47,8 @@ def soaked(
     run(_live, place, activities, pace, seconds, interval, news)
     gc.collect()
     _await(lambda: len(os.listdir("/proc/self/task")) == 1, "threads")
-    after = open_descriptors()
-    assert after == before, f"descriptors are left: {sorted(after.items())}, before: {sorted(before.items())}"
+    opened = open_descriptors().items() - before.items()
+    assert not opened, f"descriptors are left: {sorted(opened)}"
     mapped = [
         line for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/" in line or "/SYSV" in line
     ]
