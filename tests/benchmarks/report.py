@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-DOCUMENTS = Path(__file__).parent.parent.parent / "docs"
-BEGIN, END = "<!-- made by tests/benchmarks/report.py -->", "<!-- until here -->"
+from publishing import DOCUMENTS, fill, markdown_table, plot
+
+BEGIN = "<!-- made by tests/benchmarks/report.py -->"
 
 Results = dict[str, Any]
 
@@ -213,11 +214,6 @@ def text(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    every = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in every)
-
-
 def markdown(results: Results) -> Iterator[str]:
     found = results["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
@@ -241,44 +237,33 @@ def markdown(results: Results) -> Iterator[str]:
 # As plots
 
 
-def plot(results: Results) -> None:
+def draw(results: Results) -> None:
     """A bar for each candidate, with the rounds as dots."""
-    import matplotlib as mpl
-    from matplotlib import pyplot
-
-    mpl.rcParams.update({"svg.hashsalt": "aioipc", "font.size": 8})
     colours = {"own": "#2a6fbb", "peer": "#9a9a9a", "floor": "#d9a441"}
-    (DOCUMENTS / "benchmarks").mkdir(exist_ok=True)
     for key, table in results["tables"].items():
         if key.startswith(("one-way", "fan")):
-            draw = {name: [1 / seconds for seconds in values(results, key, name)] for name in table["rows"]}
+            drawn = {name: [1 / seconds for seconds in values(results, key, name)] for name in table["rows"]}
             label = "messages per second"
         elif key == "round-trip":
-            draw = {name: values(results, key, name, "p50") for name in table["rows"]}
+            drawn = {name: values(results, key, name, "p50") for name in table["rows"]}
             label = "seconds, half of the round trips are shorter"
         else:
             continue
-        names = [name for name in draw if draw[name]]
-        names.sort(key=lambda name: statistics.median(draw[name]), reverse=key == "round-trip")
-        figure, axes = pyplot.subplots(figsize=(7, 0.22 * len(names) + 0.8), layout="constrained")
+        names = [name for name in drawn if drawn[name]]
+        names.sort(key=lambda name: statistics.median(drawn[name]), reverse=key == "round-trip")
         colour = [colours[table["rows"][name]["kind"]] for name in names]
-        axes.barh(names, [statistics.median(draw[name]) for name in names], color=colour)
-        for index, name in enumerate(names):
-            axes.plot(draw[name], [index] * len(draw[name]), "k.", markersize=2)
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-        axes.set_title(table["title"])
-        figure.savefig(DOCUMENTS / "benchmarks" / f"{key}.svg", metadata={"Date": None})
-        pyplot.close(figure)
+        with plot(DOCUMENTS / "benchmarks" / f"{key}.svg", table["title"], 0.22 * len(names) + 0.8) as axes:
+            axes.barh(names, [statistics.median(drawn[name]) for name in names], color=colour)
+            for index, name in enumerate(names):
+                axes.plot(drawn[name], [index] * len(drawn[name]), "k.", markersize=2)
+            axes.set_xscale("log")
+            axes.set_xlabel(label)
 
 
 def main() -> None:
     results = json.loads(Path(sys.argv[1]).read_text())
-    plot(results)
-    page = DOCUMENTS / "benchmarks.md"
-    before, rest = page.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(markdown(results)) + f"\n\n{END}{after}")
+    draw(results)
+    fill(DOCUMENTS / "benchmarks.md", BEGIN, markdown(results))
 
 
 if __name__ == "__main__":

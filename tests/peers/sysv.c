@@ -4,9 +4,11 @@
  *   sysv msgsnd ID TYPE TEXT...           one message for each TEXT
  *   sysv msgrcv ID COUNT TYPE SIZE FLAGS  prints "TYPE TEXT" for each message
  *   sysv count ID COUNT SIZE TYPE         sends the numbers 0 to COUNT-1 in SIZE bytes each
+ *   sysv echo IN OUT COUNT                sends back what it receives
  *   sysv semget KEY MODE VALUE...         makes a set of these values and prints its id
  *   sysv semop ID [NUMBER AMOUNT FLAGS]...  all of them at once; prints "done"
  *   sysv hold ID [NUMBER AMOUNT FLAGS]...   the same, then waits for the end of standard input
+ *   sysv hand ID FROM TO COUNT            takes one of semaphore FROM and adds one to TO, so often
  *   sysv getall ID COUNT                  prints the values
  *   sysv setall ID VALUE...
  *   sysv ftok PATH PROJECT                prints the key
@@ -64,6 +66,13 @@ operate(int id, int count, char **words)
 }
 
 static void
+add(int id, const char *semaphore, short amount)
+{
+    struct sembuf operation = {.sem_num = (unsigned short)number(semaphore), .sem_op = amount};
+    check("semop", semop(id, &operation, 1));
+}
+
+static void
 set_all(int id, int count, char **words)
 {
     unsigned short values[64];
@@ -99,6 +108,11 @@ main(int argc, char **argv)
             snprintf(message.text, sizeof message.text, "%0*ld", size, i);
             check("msgsnd", msgsnd(id, &message, (size_t)size, 0));
         }
+    } else if (!strcmp(command, "echo") && argc == 5) {
+        for (long i = atol(argv[4]); i > 0; i--) {
+            long size = check("msgrcv", msgrcv(id, &message, sizeof message.text, 0, 0));
+            check("msgsnd", msgsnd(number(argv[3]), &message, (size_t)size, 0));
+        }
     } else if (!strcmp(command, "semget") && argc > 4 && argc < 64) {
         int set = (int)check("semget", semget(id, argc - 4, IPC_CREAT | IPC_EXCL | number(argv[3])));
         set_all(set, argc - 4, argv + 4);
@@ -107,6 +121,11 @@ main(int argc, char **argv)
         operate(id, argc - 3, argv + 3);
         if (!strcmp(command, "hold"))
             while (getchar() != EOF) {}
+    } else if (!strcmp(command, "hand") && argc == 6) {
+        for (long i = atol(argv[5]); i > 0; i--) {
+            add(id, argv[3], -1);
+            add(id, argv[4], 1);
+        }
     } else if (!strcmp(command, "getall") && argc == 4 && number(argv[3]) <= 64) {
         unsigned short values[64];
         check("semctl", semctl(id, 0, GETALL, values));

@@ -20,7 +20,6 @@ from typing import Any
 from world import World
 
 TRIES = 5
-"""How often a smaller schedule is tried before it is taken for one that does not fail."""
 SHRINK_SECONDS = 60
 
 
@@ -51,6 +50,8 @@ class Scenario:
     """Counts what it did, in plural nouns, such as "races"; raises what is found to be wrong."""
     brief: int = 1
     """How many rounds are enough for a short run."""
+    tries: int = TRIES
+    """How often a smaller schedule is tried before it is taken for one that does not fail."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def find(scenario: Scenario, seed: str, schedule: Schedule, error: Exception) ->
     """Shrink what failed, and say how to repeat it."""
 
     def fails(less: Schedule) -> bool:
-        return type(failure(scenario, less)) is type(error)
+        return type(failure(scenario, less, scenario.tries)) is type(error)
 
     shrunk = shrink(schedule, fails)
     return Finding(scenario, seed, shrunk, "".join(traceback.format_exception(error)))

@@ -22,27 +22,35 @@ import faults
 import kills
 import limits
 import neighbours
+import soak
 from harness import Outcome, Scenario, Schedule, failure, torture
 from storms import SCENARIOS as STORMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CLONE_NEWIPC = 0x08000000
+CLONE_NEWNS, CLONE_NEWIPC = 0x00020000, 0x08000000
+MS_REC_PRIVATE = 0x4000 | 0x40000
 SCENARIOS: tuple[Scenario, ...] = (
     *STORMS,
     *kills.SCENARIOS,
     *faults.SCENARIOS,
     *limits.SCENARIOS,
     *neighbours.SCENARIOS,
+    *soak.SCENARIOS,
 )
 """Of all parts."""
 
 
 def in_own_namespace() -> None:
-    """Go where nobody else's objects and limits are, if that is allowed."""
-    if os.geteuid() == 0:
-        ctypes.CDLL(None).unshare(CLONE_NEWIPC)
+    """Go where nobody else's objects and limits are, with file systems that show them, if that is allowed."""
+    libc = ctypes.CDLL(None)
+    if os.geteuid() == 0 and libc.unshare(CLONE_NEWIPC | CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None)
+        libc.mount(b"none", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), None)
+        # Any folder will do: nobody else sees it there.
+        mqueue = b"/dev/mqueue" if os.path.isdir("/dev/mqueue") else b"/mnt"
+        libc.mount(b"none", mqueue, b"mqueue", ctypes.c_ulong(0), None)
 
 
 def until(arguments: argparse.Namespace) -> Callable[[Scenario, Outcome], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import subprocess
 import time
@@ -106,6 +107,19 @@ def test_a_process_that_hangs_says_where() -> None:
         assert killed.wait() == -signal.SIGKILL
     os.close(reading)
     os.close(writing)
+
+
+def test_what_a_process_leaves_ends_with_it() -> None:
+    reading, writing = os.pipe()
+
+    def leave_one() -> None:
+        subprocess.Popen(["sleep", "100"], pass_fds=[writing])
+
+    with World() as world:
+        world.fork(leave_one).result()
+        os.close(writing)
+        assert select.select([reading], [], [], 10)[0]  # which nobody has open for writing any more
+    os.close(reading)
 
 
 def test_programs() -> None:

@@ -51,7 +51,7 @@ class Hung(Failed):
 
 
 class Child:
-    """A fork that calls a function and ends."""
+    """A fork that calls a function and ends.  What it has started itself, and left, ends with it."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], errors: IO[bytes]) -> None:
         self._errors = errors
@@ -93,10 +93,16 @@ class Child:
                 self.signal(signal.SIGABRT)  # faulthandler says where it is
                 select.select([self._pidfd], [], [], 5)
                 self.signal(signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-                self._status = -signal.SIGKILL
+                self._reap()
                 raise Hung(f"after {seconds} s:\n{self.errors()}")
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self._reap()
+        return self._status
+
+    def _reap(self) -> int:
+        os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
+        with suppress(ProcessLookupError):  # it was killed before it had a group
+            os.killpg(self.pid, signal.SIGKILL)  # before its number can be another's
+        self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._status
 
     def result(self, seconds: float = SECONDS) -> Any:
@@ -138,6 +144,7 @@ def die_with_parent() -> None:
 def _be_child(function: Callable[..., Any], arguments: tuple[Any, ...], writing: int, errors: int) -> None:
     status = 1
     try:
+        os.setpgid(0, 0)
         die_with_parent()
         os.dup2(errors, 2)
         faulthandler.enable(errors)

@@ -1,0 +1,104 @@
+"""A process under test of the soak: all activities and probes in one event loop, until its time is up."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+from soak_activities import ACTIVITIES
+from soak_place import Place
+from soak_probes import probing
+
+from aioipc._ring import _deaths
+
+HANGS = 180
+"""Seconds; what takes longer has hung, also on a machine with much else to do."""
+LOOPS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+
+
+def soaked(
+    loop: str, place: Place, activities: Sequence[str], pace: float, seconds: float, interval: float, news: int
+) -> Counter[str]:
+    """Do all this, and write to a descriptor what the probes have found.
+
+    :returns: what it did
+    :raises AssertionError: if something is left in the end
+    """
+    warnings.simplefilter("ignore", ResourceWarning)  # it drops handles
+    warnings.simplefilter("ignore", DeprecationWarning)  # it forks beside threads
+    backend, options = LOOPS[loop]
+    run = partial(anyio.run, backend=backend, backend_options=options)
+    _deaths.watch("")  # which a process keeps; and libuv keeps some, too
+    run(anyio.lowlevel.checkpoint)
+    before = open_descriptors()
+    run(_live, place, activities, pace, seconds, interval, news)
+    gc.collect()
+    _await(lambda: len(os.listdir("/proc/self/task")) == 1, "threads")
+    opened = open_descriptors().items() - before.items()
+    assert not opened, f"descriptors are left: {sorted(opened)}"
+    mapped = [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/" in line or "/SYSV" in line
+    ]
+    assert not mapped, f"mappings are left: {mapped}"
+    return place.counts
+
+
+def open_descriptors() -> dict[int, str]:
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[int(number)] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:  # by which they were listed
+            continue
+    return found
+
+
+def _await(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} are left"
+        time.sleep(0.01)
+
+
+async def _live(
+    place: Place, activities: Sequence[str], pace: float, seconds: float, interval: float, news: int
+) -> None:
+    ended = anyio.Event()
+
+    async def report() -> None:
+        while True:
+            await anyio.sleep(interval)
+            os.write(news, json.dumps(probes.found).encode() + b"\n")
+            probes.found.clear()
+
+    async with probing(place) as probes, anyio.create_task_group() as reporting:
+        reporting.start_soon(report)
+        async with anyio.create_task_group() as group:
+            for name in activities:
+                group.start_soon(_repeat, name, place, pace, ended)
+            await anyio.sleep(seconds)
+            ended.set()
+        reporting.cancel_scope.cancel()
+
+
+async def _repeat(name: str, place: Place, pace: float, ended: anyio.Event) -> None:
+    activity = ACTIVITIES[name]
+    while not ended.is_set():
+        with anyio.fail_after(HANGS):
+            await activity.do(place)
+        place.counts[name] += 1
+        with anyio.move_on_after(place.rng.expovariate(1 / (pace * activity.pause))):
+            await ended.wait()
