@@ -15,6 +15,7 @@ from aioipc.cli._codes import NOTHING, OK, REFUSED
 from aioipc.cli._output import complain, explain, process_name
 from aioipc.errors import Error, NotFoundError, RemovedError
 from aioipc.posix._mq import mq_unlink
+from aioipc.posix._sem import sem_unlink
 from aioipc.sysv._objects import remove_by_id
 
 
@@ -134,7 +135,7 @@ def _remove(found: inspect.Object) -> None:
         case inspect.Channel(bell_id=int(bell_id)):
             _files.unlink(found.name, found.identity, bell_id, found.owner)
         case inspect.PosixSemaphore():
-            _shm.unlink(found.name, found.kind, found.identity, prefix=_shm.SEMAPHORE_PREFIX)
+            sem_unlink(found.name, found.identity)
         case inspect.Named():
             _shm.unlink(found.name, found.kind, found.identity)
         case inspect.Keyed():
