@@ -176,7 +176,10 @@ def remove_keyed(key: int) -> None:
 def _find_keyed(key: int) -> Iterator[sysv_ipc.MessageQueue | sysv_ipc.Semaphore | sysv_ipc.SharedMemory]:
     for kind in (sysv_ipc.MessageQueue, sysv_ipc.Semaphore, sysv_ipc.SharedMemory):
         with suppress(sysv_ipc.ExistentialError):
-            yield kind(key, 0, 0)
+            found = kind(key, 0, 0)
+            if isinstance(found, sysv_ipc.SharedMemory):  # it attaches what it finds
+                found.detach()
+            yield found
 
 
 @pytest.fixture

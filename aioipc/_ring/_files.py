@@ -61,7 +61,7 @@ def _complete(name: str, memory: int, capacity: int, mode: int) -> Files:
     except BaseException as error:
         if files is not None:
             close(files[1:])
-        _unlink(paths, os.fstat(memory).st_uid)
+        _unlink(paths)
         if isinstance(error, OSError) and not isinstance(error, Error):
             raise explain(error, name) from None
         raise
@@ -179,13 +179,15 @@ def unlink(name: str, identity: FileIdentity, bell_id: int, owner: int) -> None:
             raise from_errno(error.errno or 0, error.filename) from None
 
 
-def _unlink(paths: tuple[str, str], owner: int) -> list[OSError]:
-    """Remove doorbells; the errors of those that stay.  Not those of others: who has written the channel may have named
-    them."""
+def _unlink(paths: tuple[str, str], owner: int | None = None) -> list[OSError]:
+    """Remove doorbells; the errors of those that stay.
+
+    :param owner: leave alone those of others than this user: who has written the channel may have named them
+    """
     errors = []
     for path in paths:
         try:
-            if os.lstat(path).st_uid == owner:
+            if owner is None or os.lstat(path).st_uid == owner:
                 os.unlink(path)
         except OSError as error:
             errors.append(error)
