@@ -98,18 +98,12 @@ def soak_text(record: Record) -> Iterator[str]:
 def _cell(drift: Drift | None) -> str:
     if drift is None:
         return ""
-    text = f"{_amount(drift.what, drift.first)}, {_amount(drift.what, drift.last)}"
+    text = f"{drift.shown(drift.first.value)}, {drift.shown(drift.last.value)}"
     return text if drift.is_flat else f"**{text}**"
 
 
 def _bound(drift: Drift) -> str:
-    return f"{drift.bound:g} times" if drift.is_ratio else f"by {_amount(drift.what, drift.bound)}"
-
-
-def _amount(what: str, value: float) -> str:
-    if "memory" in what:
-        return f"{value / 2**20:.2f} MiB"
-    return f"{value:.2f}" if what.startswith("latency") else f"{value:g}"
+    return f"{drift.shown(drift.bound)} times" if drift.is_latency else f"by {drift.shown(drift.bound)}"
 
 
 def windows(record: Record, times: Sequence[float], values: Sequence[float]) -> list[tuple[float, list[float]]]:
