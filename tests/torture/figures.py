@@ -29,8 +29,6 @@ RUNS, SOAK = (f"<!-- {what}: made by tests/torture/figures.py -->" for what in (
 WINDOWS = 60
 """How many points a line of a plot has."""
 
-Points = list[tuple[float, float]]
-
 
 # Runs
 
@@ -144,9 +142,9 @@ def _draw_latency(record: Record, loop: str, found: dict[str, Any]) -> tuple[Pat
     path = PLOTS / f"latency-{loop}.svg"
     with plot(path, title, 3) as axes:
         for number, (name, probes) in enumerate(sorted(found.items(), key=lambda item: item[0] != CONTROL)):
-            for (rank, _, _), style in zip(PERCENTILES.values(), ("-", ":"), strict=True):
+            for text, style in (("p50", "-"), ("p99", ":")):
                 points = [
-                    (minute, 1e3 * percentile(part, rank))
+                    (minute, 1e3 * percentile(part, PERCENTILES[text][0]))
                     for minute, part in windows(record, probes["times"], probes["seconds"])
                 ]
                 colour = "black" if name == CONTROL else f"C{number}"
