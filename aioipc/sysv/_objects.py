@@ -15,7 +15,7 @@ import sysv_ipc
 from aioipc._arguments import check_range
 from aioipc._lifetime import AsyncLifetime, Lifetime
 from aioipc._waiting.blocking import Calls
-from aioipc.errors import AccessError, Error, ExistsError, NotFoundError, RemovedError, from_errno
+from aioipc.errors import AccessError, Error, ExistsError, KernelError, NotFoundError, RemovedError, from_errno
 from aioipc.sysv.keys import PRIVATE, check_key
 
 _T = TypeVar("_T")
@@ -61,6 +61,18 @@ class Object(Lifetime):
         try:
             return call(*args)
         except OSError as error:
+            raise explain(error, self._name) from None
+
+    def _set(self, ipc_set: Callable[..., object], stat: Callable[[int], object], *settings: int) -> None:
+        """IPC_SET of the settings, the first two of which are owner and group."""
+        try:
+            ipc_set(self.id, *settings)
+        except OSError as error:
+            if error.errno == errno.EINVAL and self._try(stat, self.id):  # and so it is there
+                text = (
+                    f"user {settings[0]} or group {settings[1]} is unknown in this user namespace: user_namespaces(7)"
+                )
+                raise KernelError(errno.EINVAL, text, self._name) from None
             raise explain(error, self._name) from None
 
 

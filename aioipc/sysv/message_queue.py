@@ -21,11 +21,7 @@ from aioipc._arguments import check_integer, check_mode, check_range, message_by
 from aioipc._lifetime import Messages, create_or_find, until_closed
 from aioipc._waiting._immediate import Iterator
 from aioipc._waiting.blocking import CallLine
-from aioipc.errors import (
-    LimitError,
-    MessageTooLongError,
-    RemovedError,
-)
+from aioipc.errors import AccessError, LimitError, MessageTooLongError, RemovedError
 from aioipc.sysv import _calls, _objects
 from aioipc.sysv._msg import KIND, TYPE_MAX, Message, Receive, Send, msgfind, msgget
 from aioipc.sysv._objects import WaitingObject
@@ -195,6 +191,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
         :param mode: permission bits
         :param max_bytes: what the sizes of all messages may add up to before senders wait
         :raises AccessError: if the queue belongs to another user
+        :raises KernelError: if owner or group, given now or before, are unknown in this user namespace (EINVAL)
         :raises LimitError: if max_bytes, given now or before, is more than the system allows
         :raises NotFoundError: if there is no user or group of that name
         :raises RemovedError: if the queue has been removed
@@ -209,8 +206,8 @@ class MessageQueue(WaitingObject, Messages[Message]):
             status[8] if max_bytes is None else check_range("max_bytes", max_bytes, 1, _BYTES_MAX),
         )
         try:
-            _calls.msg_set(self.id, *settings)
-        except OSError as error:
+            self._set(_calls.msg_set, _calls.msg_stat, *settings)
+        except AccessError as error:
             # IPC_SET states the byte limit anew, also where it is to stay.
             limit = _limits.sysctl("kernel.msgmnb")
             may = os.geteuid() in (status[1], status[3])
@@ -220,7 +217,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
                     f"max_bytes={settings[3]:,} is over {_limits.explain_sysctl('kernel.msgmnb')}",
                     self._name,
                 ) from None
-            raise _objects.explain(error, self._name) from None
+            raise
 
     # Sending
 

@@ -182,15 +182,16 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         :param group: group id or name
         :param mode: permission bits
         :raises AccessError: if the set belongs to another user
+        :raises KernelError: if owner or group, given now or before, are unknown in this user namespace (EINVAL)
         :raises NotFoundError: if there is no user or group of that name
         :raises RemovedError: if the set has been removed
         :raises ValueError: if an argument is out of range
         """
         self._handle.check()
         status = self._try(_calls.sem_stat, self.id)
-        self._try(
+        self._set(
             _calls.sem_set,
-            self.id,
+            _calls.sem_stat,
             status[1] if owner is None else _objects.user_id(owner),
             status[2] if group is None else _objects.group_id(group),
             status[5] if mode is None else check_mode(mode),

@@ -175,14 +175,15 @@ class SharedMemory(Object):
         :param mode: permission bits
         :raises AccessError: if the segment belongs to another user
         :raises ClosedError: if the handle is closed
+        :raises KernelError: if owner or group, given now or before, are unknown in this user namespace (EINVAL)
         :raises NotFoundError: if there is no user or group of that name
         :raises ValueError: if an argument is out of range
         """
         self._handle.check()
         status = self._try(_calls.shm_stat, self.id)
-        self._try(
+        self._set(
             _calls.shm_set,
-            self.id,
+            _calls.shm_stat,
             status[1] if owner is None else _objects.user_id(owner),
             status[2] if group is None else _objects.group_id(group),
             status[5] if mode is None else check_mode(mode),

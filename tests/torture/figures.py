@@ -29,8 +29,6 @@ RUNS, SOAK = (f"<!-- {what}: made by tests/torture/figures.py -->" for what in (
 WINDOWS = 60
 """How many points a line of a plot has."""
 
-Points = list[tuple[float, float]]
-
 
 # Runs
 
@@ -98,18 +96,12 @@ def soak_text(record: Record) -> Iterator[str]:
 def _cell(drift: Drift | None) -> str:
     if drift is None:
         return ""
-    text = f"{_amount(drift.what, drift.first)}, {_amount(drift.what, drift.last)}"
+    text = f"{drift.shown(drift.first.value)}, {drift.shown(drift.last.value)}"
     return text if drift.is_flat else f"**{text}**"
 
 
 def _bound(drift: Drift) -> str:
-    return f"{drift.bound:g} times" if drift.is_ratio else f"by {_amount(drift.what, drift.bound)}"
-
-
-def _amount(what: str, value: float) -> str:
-    if "memory" in what:
-        return f"{value / 2**20:.2f} MiB"
-    return f"{value:.2f}" if what.startswith("latency") else f"{value:g}"
+    return f"{drift.shown(drift.bound)} times" if drift.is_latency else f"by {drift.shown(drift.bound)}"
 
 
 def windows(record: Record, times: Sequence[float], values: Sequence[float]) -> list[tuple[float, list[float]]]:
@@ -150,9 +142,9 @@ def _draw_latency(record: Record, loop: str, found: dict[str, Any]) -> tuple[Pat
     path = PLOTS / f"latency-{loop}.svg"
     with plot(path, title, 3) as axes:
         for number, (name, probes) in enumerate(sorted(found.items(), key=lambda item: item[0] != CONTROL)):
-            for (rank, _, _), style in zip(PERCENTILES.values(), ("-", ":"), strict=True):
+            for text, style in (("p50", "-"), ("p99", ":")):
                 points = [
-                    (minute, 1e3 * percentile(part, rank))
+                    (minute, 1e3 * percentile(part, PERCENTILES[text][0]))
                     for minute, part in windows(record, probes["times"], probes["seconds"])
                 ]
                 colour = "black" if name == CONTROL else f"C{number}"
