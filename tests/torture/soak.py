@@ -91,7 +91,7 @@ class Soak:
         return {
             "seconds": self._seconds,
             "python": platform.python_version(),
-            "linux": platform.release(),
+            "linux": platform.release().partition("-")[0],
             "processors": os.cpu_count(),
             "date": time.strftime("%Y-%m-%d"),
             "counts": counts,
