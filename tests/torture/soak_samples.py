@@ -22,12 +22,13 @@ def of_process(pid: int) -> dict[str, int]:
     }
 
 
-def of_system(names: Collection[str], keys: Collection[int]) -> dict[str, int]:
-    """How many objects there are that have one of these names or keys; and doorbells of channels."""
+def of_system(names: Collection[str], keys: Collection[int], *, alone: bool) -> dict[str, int]:
+    """How many objects there are that have one of these names or keys.
+
+    :param alone: whether all in /dev/shm counts: the doorbells of channels have names of their own
+    """
     files = os.listdir("/dev/shm")
-    found = {
-        "in /dev/shm": sum("/" + file.removeprefix("sem.") in names or file.startswith("aioipc.") for file in files)
-    }
+    found = {"in /dev/shm": sum(alone or "/" + file.removeprefix("sem.") in names for file in files)}
     if (mqueue := mqueue_files()) is not None:
         found["POSIX queues"] = sum("/" + file in names for file in os.listdir(mqueue))
     for kind, what in (("msg", "System V queues"), ("sem", "System V sets"), ("shm", "System V segments")):
