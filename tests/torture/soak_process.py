@@ -43,16 +43,14 @@ def soaked(
     run = partial(anyio.run, backend=backend, backend_options=options)
     _deaths.watch("")  # which a process keeps; and libuv keeps some, too
     run(anyio.lowlevel.checkpoint)
-    before = open_descriptors()
+    before, mapped_before = open_descriptors(), shared_mappings()
     run(_live, place, activities, pace, seconds, interval, news)
     gc.collect()
     _await(lambda: len(os.listdir("/proc/self/task")) == 1, "threads")
     opened = open_descriptors().items() - before.items()
     assert not opened, f"descriptors are left: {sorted(opened)}"
-    mapped = [
-        line for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/" in line or "/SYSV" in line
-    ]
-    assert not mapped, f"mappings are left: {mapped}"
+    mapped = shared_mappings() - mapped_before
+    assert not mapped, f"mappings are left: {sorted(mapped)}"
     return place.counts
 
 
@@ -64,6 +62,12 @@ def open_descriptors() -> dict[int, str]:
         except FileNotFoundError:  # by which they were listed
             continue
     return found
+
+
+def shared_mappings() -> set[str]:
+    """Also those of the process that has forked this one."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line for line in lines if "/dev/shm/" in line or "/SYSV" in line}
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:
