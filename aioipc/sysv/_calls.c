@@ -148,14 +148,21 @@ calls_msgrcv(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
         errno = EINVAL;
         return failed();
     }
-    SmallMessage small;
-    struct msgbuf *message = room_for((size_t)size, &small);
-    if (message == NULL)
-        return NULL;
-
-    ssize_t received;
     bool is_now = (flags & IPC_NOWAIT) != 0;
-    PERFORM(received, msgrcv((int)id, message, (size_t)size, type, (int)flags), is_now && size <= SMALL_MESSAGE, is_now);
+    /* Most messages are small, however long one may be: room for that is made when one has turned out to be too long. */
+    Py_ssize_t room = is_now && !(flags & MSG_NOERROR) && size > SMALL_MESSAGE ? SMALL_MESSAGE : size;
+    SmallMessage small;
+    struct msgbuf *message;
+    ssize_t received;
+    for (;; room = size) {
+        message = room_for((size_t)room, &small);
+        if (message == NULL)
+            return NULL;
+        bool is_short = is_now && room <= SMALL_MESSAGE;
+        PERFORM(received, msgrcv((int)id, message, (size_t)room, type, (int)flags), is_short, is_now);
+        if (received >= 0 || errno != E2BIG || room == size)
+            break;
+    }
     PyObject *result = NULL;
     if (received < 0)
         failed();

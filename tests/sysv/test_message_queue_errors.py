@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import pwd
@@ -274,6 +275,20 @@ def test_msgmax_raised_while_the_handle_is_open() -> None:
             assert len(queue.receive_nowait().data) == 5000
 
     in_own_namespace(send_longer, user=0, msgmax="100")
+
+
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 10**6])
+def test_long_messages_among_short_ones(size: int) -> None:
+    """Where kernel.msgmax allows for them: room is made for a long one when it comes."""
+
+    def exchange() -> list[bytes]:
+        with MessageQueue.create(None) as queue:
+            for message in sent:
+                queue.send_nowait(message, type=3)
+            return [asyncio.run(queue.receive()).data, queue.receive_nowait(type=3).data, queue.receive_nowait().data]
+
+    sent = [b"short", bytes(range(256)) * (size // 256) + b"x" * (size % 256), b""]
+    assert in_own_namespace(exchange, user=0, msgmax=str(2**20), msgmnb=str(2**22)) == sent
 
 
 def test_msgmnb() -> None:
