@@ -9,6 +9,7 @@ import itertools
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -238,6 +239,17 @@ def complaints(errors: str) -> list[str]:
     """What a program in development mode wrote to standard error, but for asyncio's word on steps that took 0.1 s: they
     tell of a slow machine."""
     return [line for line in errors.splitlines() if not line.startswith("Executing <")]
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """No more can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import posix_ipc
 import pytest
-from conftest import doorbells, with_own_shm
+from conftest import doorbells, no_descriptor_left, with_own_shm
 
 import aioipc
 from aioipc import Channel, inspect, posix, sysv
@@ -38,16 +37,6 @@ def failing(error: OSError, instead: Callable[..., Any] | None = None, times: in
         return instead(*args, **kwargs)
 
     return call
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("kind", ["Semaphore", "MessageQueue"])

@@ -55,7 +55,7 @@ def sem_open(name: str) -> Opened:
         except BaseException:
             semaphore.close()
             raise
-        if before is not None and (after is None or os.path.samestat(before, after)):
+        if after is None or (before is not None and os.path.samestat(before, after)):
             return semaphore, after
         # What was opened may be another file than the one that was looked at.
         semaphore.close()

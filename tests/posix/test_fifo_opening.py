@@ -6,13 +6,12 @@ import errno
 import gc
 import os
 import random
-import resource
 import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from conftest import Task, as_nobody, in_child, running, times_out, until, worker_threads
+from conftest import Task, as_nobody, in_child, no_descriptor_left, running, times_out, until, worker_threads
 
 import aioipc
 from aioipc._waiting import workers
@@ -277,16 +276,6 @@ def test_another_user_may_not(public: Path, open_end: Callable[[str], Any], anyi
             as_nobody(fifo.unlink)
         with pytest.raises(aioipc.AccessError):
             as_nobody(lambda: Fifo.create(public / "another").close())
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,14 @@ import array
 import errno
 import gc
 import os
-import resource
 import signal
 import stat
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 
 import anyio
@@ -22,7 +21,7 @@ import anyio.abc
 import anyio.lowlevel
 import posix_ipc
 import pytest
-from conftest import counted_passes, in_own_namespace, running, until
+from conftest import counted_passes, in_own_namespace, no_descriptor_left, running, until
 
 import aioipc
 from aioipc.posix import Message, MessageQueue
@@ -609,16 +608,6 @@ def test_a_queue_made_anew_that_can_not_be_opened_is_left_alone(name: str) -> No
             with no_descriptor_left():
                 old.__exit__(None, None, None)
             assert os.fstat(new.fileno()).st_nlink == 1
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_queue_made_anew_under_the_name_is_left_alone(name: str) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import resource
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import posix_ipc
 import pytest
-from conftest import NOBODY, as_nobody, in_child, with_own_mounts
+from conftest import NOBODY, as_nobody, in_child, no_descriptor_left, with_own_mounts
 
 import aioipc
 from aioipc.posix import Semaphore, _sem
@@ -201,6 +200,16 @@ def test_replaced_while_it_is_opened(name: str, monkeypatch: pytest.MonkeyPatch)
     assert not exists(name)
 
 
+def test_a_c_library_that_keeps_its_files_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is known by its name alone, and can't be removed by this handle."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_sem, "sem_file", lambda name: None)
+        with Semaphore.create(name, value=2, persist=True), Semaphore.open(name) as semaphore:
+            assert semaphore.value == 2
+            with pytest.raises(aioipc.NotFoundError):
+                semaphore.unlink()
+
+
 def test_a_name_that_is_not_utf_8(name: str) -> None:
     with Semaphore.create(f"{name}\udc80"):
         assert exists(f"{name}\udc80")
@@ -265,16 +274,6 @@ def test_the_greatest_value_reached_by_others_meanwhile(name: str, monkeypatch: 
         with pytest.raises(aioipc.LimitError, match="SEM_VALUE_MAX") as caught:
             semaphore.release()
         assert caught.value.errno == errno.EOVERFLOW
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_descriptors_used_up(name: str, new_name: NewName) -> None:

@@ -25,6 +25,7 @@ import neighbours
 import soak
 from harness import Outcome, Scenario, Schedule, failure, torture
 from storms import SCENARIOS as STORMS
+from world import end_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,7 @@ def as_json(seed: str, outcomes: dict[Scenario, Outcome]) -> dict[str, Any]:
 
 
 def main() -> None:
+    end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORDS", help="the scenarios whose names have one of these words")
     parser.add_argument("--list", action="store_true", help="print the names of the scenarios")

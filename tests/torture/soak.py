@@ -30,7 +30,7 @@ from soak_drift import Drift, Record, drifts
 from soak_place import Place, Programs
 from soak_process import HANGS, LOOPS, soaked
 from soak_samples import of_process, of_system
-from world import Child, World, program
+from world import Child, World, end_on_sigterm, program
 
 BRIEF = 6
 """Seconds of a scenario."""
@@ -171,6 +171,7 @@ SCENARIOS = tuple(Scenario(f"soak/everything/{loop}", partial(draw, loop), run, 
 
 
 def main() -> None:
+    end_on_sigterm()
     from run import in_own_namespace
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
