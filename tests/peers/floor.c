@@ -18,18 +18,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "peer.h"
+
 static int is_queue;
 static size_t size;
-
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
 
 static int
 open_link(const char *link, int flags)

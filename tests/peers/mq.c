@@ -19,17 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static char buffer[1 << 20];
+#include "peer.h"
 
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
+static char buffer[1 << 20];
 
 static mqd_t
 open_queue(const char *name, int flags)

@@ -20,15 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
+#include "peer.h"
 
 static long
 number(const char *text)

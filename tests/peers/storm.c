@@ -46,6 +46,8 @@
 #include <sys/sem.h>
 #include <unistd.h>
 
+#include "peer.h"
+
 #include "../../aioipc/_ring/ring.h"
 
 enum { OTHER = -1 };   /* the number of what this has not given */
@@ -54,16 +56,6 @@ static bool gives;
 static char **words;    /* those after the kind of the object */
 static int count;       /* of these */
 static char text[8192];
-
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
 
 /* Whether a call was successful; false if it had to wait, and was not to, or was interrupted. */
 static bool

@@ -24,20 +24,12 @@
 #include <sys/sem.h>
 #include <unistd.h>
 
+#include "peer.h"
+
 static struct {
     long type;
     char text[1 << 20];
 } message;
-
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
 
 static int
 flags(const char *letters)

@@ -16,15 +16,7 @@
 #include <sys/sem.h>
 #include <unistd.h>
 
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
+#include "peer.h"
 
 int
 main(int argc, char **argv)

@@ -21,6 +21,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "../peers/peer.h"
+
 #include "../../aioipc/_ring/ring.h"
 
 static volatile sig_atomic_t ends;
@@ -31,16 +33,6 @@ static struct ring ring;
 
 static void end(int number) { ends = number; }
 static void interrupt(int number) { (void)number; }
-
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
 
 /* Each does it once: -1 with errno if it has not. */
 

@@ -30,6 +30,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../peers/peer.h"
+
 #include "../../aioipc/_ring/inside.h"
 
 struct step {
@@ -48,16 +50,6 @@ static uint64_t size;
 static int file, bells[2];
 
 static void end(int number) { ends = number; }
-
-static long
-check(const char *call, long result)
-{
-    if (result == -1) {
-        perror(call);
-        exit(1);
-    }
-    return result;
-}
 
 /* Where in the file a step writes, and what position of the ring that is. */
 static uint64_t
