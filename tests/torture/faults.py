@@ -126,7 +126,12 @@ def _draw(operation: Operation, loop: str, rng: random.Random) -> Schedule:
         for error in ERRORS.get(call.removesuffix(IN_THREAD), ())
         if error not in _NOT_OF.get(operation.name.split(".")[0], ())
     ]
-    doing = [fault for fault in single if "unlink" not in fault.call and "IPC_RMID" not in fault.call]
+    untried, _ = _C_LIBRARYS_OWN.get(operation.name, ("", 0))  # a call made again gives it another number
+    doing = [
+        fault
+        for fault in single
+        if "unlink" not in fault.call and "IPC_RMID" not in fault.call and fault.call != untried
+    ]
     pairs = [[fault._replace(lasts=False) for fault in rng.sample(doing, 2)] for _ in range(len(doing) // 3)]
     steps = [[fault] for fault in single] + pairs
     return Schedule({}, rng.sample(steps, min(len(steps), _MOST)))
