@@ -19,7 +19,8 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, Unpack
 
 from aioipc import _limits
 from aioipc._waiting.handle import Handle, Line
@@ -41,8 +42,12 @@ class Descriptor(Handle):
     because its number may belong to something else by then.
     """
 
-    def __init__(self, fileno: int, what: str) -> None:
+    def __init__(self, fileno: int, what: str, *, breaks: bool = False) -> None:
+        """
+        :param breaks: whether it can lose those who read from it, as a FIFO can
+        """
         super().__init__(what)
+        self.breaks = breaks
         self.reading = Direction(self)
         self.writing = Direction(self)
         self._fileno = fileno
@@ -120,25 +125,22 @@ class Direction(Line):
         places = self.places
         assert places is not None
         place = places.join()
-        served = False
         try:
             while True:
                 await places.turn(place)
                 self._handle.check()
                 try:
-                    result = attempt(*args)
+                    return attempt(*args)
                 except WouldBlock:
                     continue
-                served = True
-                return result
         finally:
-            places.leave(place, served)
+            places.leave(place)
 
 
 class _Places(ABC):
     """The places in line of the tasks that wait for one direction of a descriptor."""
 
-    def __init__(self, handle: Handle, fileno: int, gate: Gate, *, writing: bool) -> None:
+    def __init__(self, handle: Descriptor, fileno: int, gate: Gate, *, writing: bool) -> None:
         # An OrderedDict finds its first and drops any in constant time; a dict that has
         # lost its first ten thousand keys looks at all of them to find the next.
         self.taken: OrderedDict[object, Any] = OrderedDict()
@@ -158,51 +160,82 @@ class _Places(ABC):
         self._gate.held = True
         return place
 
-    def leave(self, place: object, served: bool) -> None:
+    def leave(self, place: object) -> None:
         """Give up a place: served, or cancelled."""
-        news = self.taken.pop(place)
+        del self.taken[place]
         if not self.taken and not self._handle.closed:
             self._gate.held = False
         self._gate.renew()
-        self._left(served, news)
+        self._left()
 
     @abstractmethod
     async def turn(self, place: object) -> None:
         """Return when this place is the first and the descriptor is ready, or all is closed."""
 
     @abstractmethod
-    def _left(self, served: bool, news: Any) -> None:
-        """A place was given up, at which this was left."""
+    def _left(self) -> None:
+        """A place was given up."""
 
     @abstractmethod
     def close(self) -> None:
         """Wake all; the handle is closed already."""
 
 
-class _AsyncioPlaces(_Places):
-    """On asyncio and its like: one reader or writer in the loop, and a future for each place."""
+class _Turn(asyncio.Future[None]):
+    """What a task of asyncio awaits until it is its turn.
 
-    def __init__(self, handle: Handle, fileno: int, gate: Gate, *, writing: bool) -> None:
+    After an ordinary future is done, the loop goes round once more before the task runs.  This one
+    can have the loop take the task's step at once.
+    """
+
+    # Not among a future's own callbacks, which the loop would call.
+    _waiter: tuple[Callable[[Any], object], Context | None] | None = None
+
+    def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
+        """The task that awaits it does so; nobody else knows of it."""
+        self._waiter = fn, context
+
+    def come(self) -> None:
+        """Take the task's step.  Called by the loop, and never within the step of another task."""
+        self.set_result(None)
+        if self._waiter is not None:
+            wake_up, context = self._waiter
+            (context or copy_context()).run(wake_up, self)
+
+    def come_soon(self) -> None:
+        """Have the loop do so."""
+        self.set_result(None)
+        self._wake_up_soon()
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self._wake_up_soon()
+        return True
+
+    def _wake_up_soon(self) -> None:
+        if self._waiter is not None:
+            wake_up, context = self._waiter
+            self.get_loop().call_soon(wake_up, self, context=context)
+
+
+class _AsyncioPlaces(_Places):
+    """On asyncio and its like: one reader or writer in the loop, and a turn for each place."""
+
+    def __init__(self, handle: Descriptor, fileno: int, gate: Gate, *, writing: bool) -> None:
         super().__init__(handle, fileno, gate, writing=writing)
         self._loop = asyncio.get_running_loop()
         self._watched = False
-        self._settling = False
-        # uvloop reports an error, such as that a FIFO has lost its readers, once, and then watches
-        # no more: what came of a report to write must be known, or the descriptor be watched anew.
-        self._suspect = False
+        self._serving = False
 
     async def turn(self, place: object) -> None:
         if self._handle.closed:
             return
-        if self.taken[place] is not None:  # woken in vain
-            self._suspect = self._writing
-        future = self.taken[place] = self._loop.create_future()
+        turn = self.taken[place] = _Turn(loop=self._loop)
         self._watch()
-        await future
+        await turn
 
     def _watch(self) -> None:
-        if self._suspect:
-            self._unwatch()
         if not self._watched:
             add = self._loop.add_writer if self._writing else self._loop.add_reader
             try:
@@ -212,46 +245,27 @@ class _AsyncioPlaces(_Places):
             self._watched = True
 
     def _ready(self) -> None:
-        # The loop asks the selector before it runs the step of the task that was woken
-        # the last time: what it saw then is old once that task has been served.
-        if self._settling:
-            self._suspect = self._writing
-            return
-        self._wake_first()
-
-    def _wake_first(self) -> None:
-        future = self.first()
-        if future is None:
-            return
-        if not future.done():
-            future.set_result(None)
-        elif future.cancelled():  # and about to leave, without having heard it
-            self._suspect = self._writing
-
-    def _left(self, served: bool, news: asyncio.Future[None] | None) -> None:
-        if not served:
+        turn = self.first()
+        if self._writing and self._handle.breaks:
+            # If it did, uvloop has said so once and watches no more.
+            self._unwatch()
+        self._serving = True
+        try:
+            if not turn.done():  # else it was cancelled, and is about to leave, without having heard it
+                turn.come()
+        finally:
+            self._serving = False
+            # A task that receives in a loop is back in line: no remove_reader and add_reader for each message.
             if not self.taken:
                 self._unwatch()
-            elif news is not None and news.done() and not news.cancelled():
-                # It was woken, and did not use its turn, maybe because of an error.
-                self._wake_first()
-            elif self._suspect:
+            elif not self._handle.closed:
                 self._watch()
-        elif not self._settling:
-            # A task that receives in a loop is back in line before this runs: no
-            # remove_reader and add_reader for each message.
-            self._settling = True
-            self._loop.call_soon(self._settle)
 
-    def _settle(self) -> None:
-        self._settling = False
-        if not self.taken:
+    def _left(self) -> None:
+        if not self.taken and not self._serving:
             self._unwatch()
-        elif self._suspect:
-            self._watch()
 
     def _unwatch(self) -> None:
-        self._suspect = False
         if self._watched:
             self._watched = False
             # After a fork the selector is the parent's too: to unregister would end its wait.
@@ -263,9 +277,9 @@ class _AsyncioPlaces(_Places):
         self._unwatch()
         if self._loop.is_closed():  # and so nobody can be woken any more
             return
-        for future in self.taken.values():
-            if future is not None and not future.done():
-                future.set_result(None)
+        for turn in self.taken.values():
+            if turn is not None and not turn.done():
+                turn.come_soon()
 
 
 def _explain(error: OSError, what: str) -> Error:
@@ -280,7 +294,7 @@ def _explain(error: OSError, what: str) -> Error:
 class _TrioPlaces(_Places):
     """On trio, where one task at a time may wait for a descriptor: the first in line."""
 
-    def __init__(self, handle: Handle, fileno: int, gate: Gate, *, writing: bool) -> None:
+    def __init__(self, handle: Descriptor, fileno: int, gate: Gate, *, writing: bool) -> None:
         super().__init__(handle, fileno, gate, writing=writing)
         self._trio = sys.modules["trio"]
 
@@ -296,7 +310,7 @@ class _TrioPlaces(_Places):
         with suppress(self._trio.ClosedResourceError):
             await wait(self._fileno)
 
-    def _left(self, served: bool, news: Any) -> None:
+    def _left(self) -> None:
         event = self.first()
         if event is not None:
             event.set()

@@ -44,7 +44,7 @@ class FifoEnd(AsyncLifetime):
         self._label = repr(path)
         self._removes = False
         self._fileno = descriptor
-        self._descriptor = self._handle = Descriptor(self._fileno, f"FIFO {path}")
+        self._descriptor = self._handle = Descriptor(self._fileno, f"FIFO {path}", breaks=True)
 
     def close(self) -> None:
         """Close this end: close(2).

@@ -19,6 +19,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
@@ -328,6 +329,43 @@ async def test_broken_as_the_first_in_line_is_cancelled(path: str) -> None:
         reader.close()
         with anyio.fail_after(30):
             await second.done.wait()
+
+
+# trio runs tasks that can go on in any order.
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": yes}) for yes in (False, True)])
+async def test_another_reader_comes_as_the_last_one_goes(path: str, tmp_path: Path) -> None:
+    """The news that it went is old when the sender hears it, who can send then, and waits again."""
+
+    async def send() -> None:
+        for _ in range(2):
+            await writer.send(b"x" * select.PIPE_BUF)
+
+    async def come() -> None:
+        await cue.receive()
+        coming.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        os.read(coming[0], select.PIPE_BUF)
+
+    os.mkfifo(tmp_path / "cue")
+    coming: list[int] = []
+    async with both_ends(path) as (reader, writer), both_ends(str(tmp_path / "cue")) as (cue, giver):
+        async with anyio.create_task_group() as group:
+            size = await fill(writer)
+            sender = Task(group, send)
+            await until_waiting(writer)
+            group.start_soon(come)
+            await until_waiting(cue)
+            for _ in range(3):
+                await anyio.lowlevel.checkpoint()
+            giver.send_nowait(b"now")
+            reader.close()
+            await until(lambda: bool(coming))
+            try:
+                await until(lambda: writer.statistics().bytes == size)
+                os.read(coming[0], select.PIPE_BUF)
+                with anyio.fail_after(30):
+                    await sender.done.wait()
+            finally:
+                os.close(coming[0])
 
 
 async def test_a_reader_that_outlives_its_writers(path: str) -> None:
