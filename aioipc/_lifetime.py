@@ -14,7 +14,7 @@ from aioipc.errors import ClosedError, ExistsError, NotFoundError, RemovedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
-    from typing import Self
+    from typing import NoReturn, Self
 
     from aioipc._waiting.handle import Handle
 
@@ -83,6 +83,9 @@ class Lifetime(ABC):
             if not handle.inherited:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} can't be pickled or copied: let the other process open it by its name or id")
 
     def __repr__(self) -> str:
         package = type(self).__module__.rpartition(".")[0]

@@ -207,7 +207,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
         :raises NotFoundError: if this channel is not to be found under its name any more
         :raises AccessError: if it belongs to another user
+        :raises RuntimeError: if it was inherited by a fork
         """
+        self._handle.check_process()
         _files.unlink(self.name, self._identity, self._id, self._identity.st_uid)
 
     _remove_object = unlink

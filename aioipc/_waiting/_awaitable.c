@@ -113,9 +113,25 @@ Immediate_clear(Immediate *self)
     return 0;
 }
 
+/* Say of a forgotten await what Python says of a coroutine's. */
+static void
+Immediate_finalize(Immediate *self)
+{
+    if (self->state != FRESH)
+        return;
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%.100s.%s was never awaited", Py_TYPE(self->owner)->tp_name,
+                         self->kind->name) < 0)
+        PyErr_WriteUnraisable((PyObject *)self);
+    PyErr_Restore(type, value, traceback);
+}
+
 static void
 Immediate_dealloc(Immediate *self)
 {
+    if (PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0)
+        return;
     PyObject_GC_UnTrack(self);
     Immediate_clear(self);
     PyObject_GC_Del(self);
@@ -330,6 +346,7 @@ PyTypeObject Immediate_type = {
     .tp_basicsize = sizeof(Immediate),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
     .tp_dealloc = (destructor)Immediate_dealloc,
+    .tp_finalize = (destructor)Immediate_finalize,
     .tp_traverse = (traverseproc)Immediate_traverse,
     .tp_clear = (inquiry)Immediate_clear,
     .tp_as_async = &Immediate_async,

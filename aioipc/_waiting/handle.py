@@ -39,16 +39,22 @@ class Handle:
         """Whether this process got it by a fork, and so must leave it alone."""
         return self._birth.inherited
 
-    def check(self) -> None:
-        """Raise what forbids any operation.
-
-        :raises ClosedError: if it is closed
+    def check_process(self) -> None:
+        """
         :raises RuntimeError: if this process got it by a fork
         """
         if self.inherited:
             raise RuntimeError(
                 f"{self.what} was opened before a fork and belongs to the parent process: open it again in the child"
             )
+
+    def check(self) -> None:
+        """Raise what forbids any operation.
+
+        :raises ClosedError: if it is closed
+        :raises RuntimeError: if this process got it by a fork
+        """
+        self.check_process()
         if self.closed:
             raise ClosedError(f"{self.what} is closed")
 

@@ -19,10 +19,10 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Self, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from aioipc import _limits
+from aioipc._waiting._turns import Turn
 from aioipc._waiting.handle import Handle, Line
 from aioipc.errors import Error, WouldBlock, from_errno
 
@@ -181,44 +181,6 @@ class _Places(ABC):
         """Wake all; the handle is closed already."""
 
 
-class _Turn(asyncio.Future[None]):
-    """What a task of asyncio awaits until it is its turn.
-
-    After an ordinary future is done, the loop goes round once more before the task runs.  This one
-    can have the loop take the task's step at once.
-    """
-
-    # Not among a future's own callbacks, which the loop would call.
-    _waiter: tuple[Callable[[Any], object], Context | None] | None = None
-
-    def add_done_callback(self, fn: Callable[[Self], object], /, *, context: Context | None = None) -> None:
-        """The task that awaits it does so; nobody else knows of it."""
-        self._waiter = fn, context
-
-    def come(self) -> None:
-        """Take the task's step.  Called by the loop, and never within the step of another task."""
-        self.set_result(None)
-        if self._waiter is not None:
-            wake_up, context = self._waiter
-            (context or copy_context()).run(wake_up, self)
-
-    def come_soon(self) -> None:
-        """Have the loop do so."""
-        self.set_result(None)
-        self._wake_up_soon()
-
-    def cancel(self, msg: Any = None) -> bool:
-        if not super().cancel(msg):
-            return False
-        self._wake_up_soon()
-        return True
-
-    def _wake_up_soon(self) -> None:
-        if self._waiter is not None:
-            wake_up, context = self._waiter
-            self.get_loop().call_soon(wake_up, self, context=context)
-
-
 class _AsyncioPlaces(_Places):
     """On asyncio and its like: one reader or writer in the loop, and a turn for each place."""
 
@@ -231,7 +193,7 @@ class _AsyncioPlaces(_Places):
     async def turn(self, place: object) -> None:
         if self._handle.closed:
             return
-        turn = self.taken[place] = _Turn(loop=self._loop)
+        turn = self.taken[place] = Turn(loop=self._loop)
         self._watch()
         await turn
 
@@ -245,31 +207,42 @@ class _AsyncioPlaces(_Places):
             self._watched = True
 
     def _ready(self) -> None:
-        turn = self.first()
+        turn: Turn | None = self.first()
         if self._writing and self._handle.breaks:
             # If it did, uvloop has said so once and watches no more.
             self._unwatch()
         self._serving = True
         try:
-            if not turn.done():  # else it was cancelled, and is about to leave, without having heard it
-                turn.come()
+            if turn is not None and not turn.done():  # else it was cancelled, and is about to leave
+                # With nest_asyncio the step may run the loop, and so this again.
+                come = turn.come_soon if hasattr(self._loop, "_nest_patched") else turn.come
+                come()
         finally:
             self._serving = False
             # A task that receives in a loop is back in line: no remove_reader and add_reader for each message.
-            if not self.taken:
-                self._unwatch()
-            elif not self._handle.closed:
-                self._watch()
+            self._go_on()
 
     def _left(self) -> None:
-        if not self.taken and not self._serving:
+        if not self._serving:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Watch if and only if somebody is in line."""
+        if not self.taken:
             self._unwatch()
+        elif not self._handle.closed and not self._gate.inherited:
+            try:
+                self._watch()
+            except Error as error:
+                turn: Turn | None = self.first()
+                if turn is not None and not turn.done():  # else it is about to leave, and the next will hear it
+                    turn.come_soon(error)
 
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
             # After a fork the selector is the parent's too: to unregister would end its wait.
-            if not self._loop.is_closed() and not self._gate.inherited:
+            if not self._loop.is_closed():
                 remove = self._loop.remove_writer if self._writing else self._loop.remove_reader
                 remove(self._fileno)
 

@@ -127,7 +127,9 @@ class Fifo(AsyncLifetime):
 
         :raises NotFoundError: if this FIFO is not to be found at its path any more
         :raises AccessError: if the folder may not be written
+        :raises RuntimeError: if it was inherited by a fork
         """
+        self._handle.check_process()
         try:
             if not os.path.samestat(os.lstat(self.path), self._file):
                 raise FileNotFoundError

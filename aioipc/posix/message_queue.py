@@ -173,7 +173,9 @@ class MessageQueue(_calls.Queue, Messages[Message]):
 
         :raises NotFoundError: if this queue is not to be found under its name any more
         :raises AccessError: if it belongs to another user
+        :raises RuntimeError: if it was inherited by a fork
         """
+        self._handle.check_process()
         if self._descriptor.closed:
             found = mq_is(self.name, self._identity, read=self._read, write=self._write)
         else:

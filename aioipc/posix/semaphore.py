@@ -121,7 +121,9 @@ class Semaphore(Acquirable, Lifetime):
 
         :raises NotFoundError: if this semaphore is not to be found under its name any more
         :raises AccessError: if it belongs to another user
+        :raises RuntimeError: if it was inherited by a fork
         """
+        self._handle.check_process()
         sem_unlink(self.name, self._file)
 
     _remove_object = unlink

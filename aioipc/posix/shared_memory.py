@@ -145,7 +145,9 @@ class SharedMemory(Lifetime):
 
         :raises NotFoundError: if this object is not to be found under its name any more
         :raises AccessError: if it belongs to another user
+        :raises RuntimeError: if it was inherited by a fork
         """
+        self._handle.check_process()
         unlink(self.name, _KIND, self._identity)
 
     _remove_object = unlink

@@ -47,7 +47,9 @@ class Object(Lifetime):
 
         :raises RemovedError: if it has been removed already
         :raises AccessError: if it belongs to another user
+        :raises RuntimeError: if it was inherited by a fork
         """
+        self._handle.check_process()
         remove_by_id(self._rmid, self.id, self._name)
 
     _remove_object = remove

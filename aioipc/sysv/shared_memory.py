@@ -155,6 +155,7 @@ class SharedMemory(Object):
 
         :raises RemovedError: if it has been removed already
         :raises AccessError: if it belongs to another user
+        :raises RuntimeError: if it was inherited by a fork
         """
         super().remove()
 

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack, closing
-from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -186,105 +185,6 @@ async def test_an_idle_wait_has_no_timer(name: str) -> None:
             selector.select = select
     assert None in timeouts
     assert {timeout for timeout in timeouts if timeout is not None} <= {0}
-
-
-@pytest.mark.asyncio
-async def test_a_message_takes_one_pass_of_the_loop(name: str) -> None:
-    """The task runs in the pass in which the selector says that it may; the next goes to sleep."""
-    loop = asyncio.get_running_loop()
-    timeouts: list[float | None] = []
-    selector = loop._selector  # type: ignore[attr-defined]
-    select = selector.select
-
-    def recorded(timeout: float | None = None) -> object:
-        timeouts.append(timeout)
-        if timeout is None:
-            queue.send_nowait(b"wake up")
-        return select(timeout)
-
-    async with small(name) as queue:
-        selector.select = recorded
-        try:
-            for _ in range(50):
-                await queue.receive()
-        finally:
-            selector.select = select
-    assert timeouts.count(None) >= 50
-    assert len(timeouts) - timeouts.count(None) < 15  # at first, and when it gives way
-
-
-class Step:
-    """What the tests below look at, in the step of a task that was woken."""
-
-    def __init__(self) -> None:
-        self.context: ContextVar[str] = ContextVar("context", default="nobody's")
-        self.seen: list[tuple[str, object]] = []
-
-    async def wait(self, queue: MessageQueue, mark: str) -> None:
-        self.context.set(mark)
-        assert (await queue.receive()).data == b"x"
-        self.seen.append((self.context.get(), asyncio.current_task()))
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_task_is_woken_as_itself(name: str, loop: str) -> None:
-    async def main() -> None:
-        async with small(name) as queue:
-            tasks = [asyncio.create_task(step.wait(queue, f"task {number}")) for number in range(3)]
-            await passes()
-            for task in tasks:
-                queue.send_nowait(b"x")
-                await task
-        assert step.seen == [(f"task {number}", task) for number, task in enumerate(tasks)]
-
-    step = Step()
-    LOOPS[loop](main())
-
-
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_the_program_ends_in_the_step_of_a_task_that_was_woken(
-    name: str, loop: str, error: type[BaseException]
-) -> None:
-    async def main() -> None:
-        task = asyncio.create_task(leave())
-        await passes()
-        queue.send_nowait(b"x")
-        await asyncio.shield(task)
-
-    async def leave() -> None:
-        await queue.receive()
-        raise error("enough")
-
-    with small(name) as queue:
-        with pytest.raises(error, match="enough"):
-            LOOPS[loop](main())
-        assert queue.statistics().tasks_waiting_receive == 0
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_a_task_that_was_woken_closes_the_queue_and_others_wait(name: str, loop: str) -> None:
-    async def main() -> None:
-        queue = small(name)
-        tasks = [asyncio.create_task(close(queue)), *(asyncio.create_task(queue.receive()) for _ in range(2))]
-        await passes()
-        number = queue.fileno()
-        queue.send_nowait(b"x")
-        await tasks[0]
-        # The number is somebody else's now, and must be left alone.
-        reading, writing = os.pipe()
-        assert number in (reading, writing)
-        for task in tasks[1:]:
-            with pytest.raises(aioipc.ClosedError):
-                await task
-        os.close(reading)
-        os.close(writing)
-
-    async def close(queue: MessageQueue) -> None:
-        await queue.receive()
-        queue.close()
-
-    LOOPS[loop](main())
 
 
 def test_an_idle_wait_has_no_timer_on_trio(name: str) -> None:

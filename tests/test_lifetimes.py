@@ -1,0 +1,128 @@
+"""What holds for handles of all kinds, while they live and when they are forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from conftest import in_child
+
+from aioipc import Channel, posix, sysv
+
+KINDS: dict[str, Callable[[str], Any]] = {
+    "posix.MessageQueue": lambda name: posix.MessageQueue.create(name, max_messages=1, max_message_size=16),
+    "posix.Semaphore": lambda name: posix.Semaphore.create(name),
+    "posix.SharedMemory": lambda name: posix.SharedMemory.create(name, size=100),
+    "posix.Fifo": lambda name: posix.Fifo.create("." + name),
+    "Channel": lambda name: Channel.create(name, capacity=4096),
+    "sysv.MessageQueue": lambda _: sysv.MessageQueue.create(None),
+    "sysv.SemaphoreSet": lambda _: sysv.SemaphoreSet.create(None, values=[1]),
+    "sysv.SharedMemory": lambda _: sysv.SharedMemory.create(None, size=100),
+}
+
+
+@pytest.fixture(params=KINDS)
+def handle(request: pytest.FixtureRequest, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        made = KINDS[request.param](name)
+        stack.enter_context(made)
+        yield made
+
+
+def test_a_child_of_a_fork_does_not_remove_what_it_inherited(handle: Any) -> None:
+    def remove() -> str:
+        with pytest.raises(RuntimeError) as caught:
+            (getattr(handle, "unlink", None) or handle.remove)()
+        handle.close()
+        with pytest.raises(RuntimeError):
+            (getattr(handle, "unlink", None) or handle.remove)()
+        return str(caught.value)
+
+    assert "belongs to the parent process: open it again in the child" in in_child(remove)
+    (getattr(handle, "unlink", None) or handle.remove)()  # and so it was there
+
+
+@pytest.mark.parametrize("transfer", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_handle_is_not_for_other_processes(handle: Any, transfer: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match=r"can't be pickled or copied: let the other process open it by its name or id"):
+        transfer(handle)
+
+
+# A forgotten await ------------------------------------------------------------------------
+
+
+def forgotten(make: Callable[[], object]) -> list[tuple[type[Warning], str, str]]:
+    """What is said of an awaitable that nobody awaits."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make()
+        gc.collect()
+    return [(warning.category, str(warning.message), Path(warning.filename).name) for warning in caught]
+
+
+OPERATIONS: dict[str, Callable[[Any], object]] = {
+    "send": lambda handle: handle.send(b"x"),
+    "receive": lambda handle: handle.receive(),
+    "iterate": lambda handle: anext(aiter(handle)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("kind", ["posix.MessageQueue", "sysv.MessageQueue", "Channel"])
+def test_a_forgotten_await_is_told(name: str, kind: str, operation: str) -> None:
+    with KINDS[kind](name) as handle:
+        ((category, text, file),) = forgotten(lambda: OPERATIONS[operation](handle))
+    assert (category, "never awaited" in text, file) == (RuntimeWarning, True, Path(__file__).name)
+
+
+def test_a_forgotten_await_in_words(name: str) -> None:
+    with KINDS["posix.MessageQueue"](name) as queue:
+        assert forgotten(lambda: queue.send(b"x"))[0][1] == "MessageQueue.send() was never awaited"
+        assert queue.statistics().messages == 0
+
+
+def test_a_forgotten_await_of_what_is_part_of_a_cycle(name: str) -> None:
+    def make() -> None:
+        cycle = [queue.receive()]
+        cycle.append(cycle)
+
+    with KINDS["posix.MessageQueue"](name) as queue:
+        assert [text for _, text, _ in forgotten(make)] == ["MessageQueue.receive() was never awaited"]
+
+
+def test_a_forgotten_await_where_warnings_are_errors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda error: errors.append(error.exc_value))
+    with KINDS["posix.MessageQueue"](name) as queue, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ZeroDivisionError):  # what is under way goes on
+            raise ZeroDivisionError(queue.receive())
+        gc.collect()
+    assert [str(error) for error in errors] == ["MessageQueue.receive() was never awaited"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_is_cancelled_before_it_starts_was_not_forgotten(name: str, backend: str) -> None:
+    async def cancel() -> None:
+        if backend == "asyncio":
+            task = asyncio.create_task(queue.receive())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+            await queue.receive()
+
+    with KINDS["posix.MessageQueue"](name) as queue:
+        assert forgotten(lambda: anyio.run(cancel, backend=backend)) == []

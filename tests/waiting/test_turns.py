@@ -1,0 +1,398 @@
+"""A task that may go on does so in the pass of the loop that says so, and as if the loop had run it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import select
+import signal
+import sys
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context, ContextVar
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import uvloop
+
+import aioipc
+from aioipc._waiting._turns import Turn
+from aioipc.posix import Fifo, FifoReader, FifoWriter, MessageQueue
+
+LOOPS: dict[str, Callable[[Coroutine[Any, Any, None]], None]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+
+
+def small(name: str) -> MessageQueue:
+    return MessageQueue.create(name, max_messages=4, max_message_size=16)
+
+
+async def passes(count: int = 3) -> None:
+    """Let the loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_a_message_takes_one_pass_of_the_loop(name: str) -> None:
+    """The task runs in the pass in which the selector says that it may; the next goes to sleep."""
+    loop = asyncio.get_running_loop()
+    timeouts: list[float | None] = []
+    selector = loop._selector  # type: ignore[attr-defined]
+    select = selector.select
+
+    def recorded(timeout: float | None = None) -> object:
+        timeouts.append(timeout)
+        if timeout is None:
+            queue.send_nowait(b"wake up")
+        return select(timeout)
+
+    async with small(name) as queue:
+        selector.select = recorded
+        try:
+            for _ in range(50):
+                await queue.receive()
+        finally:
+            selector.select = select
+    assert timeouts.count(None) >= 50
+    assert len(timeouts) - timeouts.count(None) < 15  # at first, and when it gives way
+
+
+# Whose step it is -------------------------------------------------------------------------
+
+
+def python_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **more: Any) -> Any:
+    return asyncio.tasks._PyTask(coroutine, loop=loop, **more)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("factory", [None, python_task], ids=["C", "Python"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_task_is_woken_as_itself(name: str, loop: str, factory: Any) -> None:
+    variable = ContextVar("variable", default="nobody's")
+    seen: list[tuple[object, str, str]] = []
+
+    async def wait(queue: MessageQueue, mark: str) -> None:
+        if mark == "before":
+            variable.set(mark)
+        await queue.receive()
+        found = variable.get()
+        if mark == "after":
+            variable.set(mark)
+        task = asyncio.current_task()
+        await passes(1)
+        seen.append((task, found, variable.get()))
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        async with small(name) as queue:
+            # The first asks the loop to watch, in its context; those of the others are empty.
+            marks = ["before", "after", "never"]
+            tasks = [asyncio.create_task(wait(queue, mark), context=Context()) for mark in marks]
+            await passes()
+            for task in tasks:
+                queue.send_nowait(b"x")
+                await task
+            assert seen == [
+                (tasks[0], "before", "before"),
+                (tasks[1], "nobody's", "after"),
+                (tasks[2], "nobody's", "nobody's"),
+            ]
+
+    LOOPS[loop](main())
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_program_ends_in_the_step_of_a_task_that_was_woken(
+    name: str, loop: str, error: type[BaseException]
+) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(leave())
+        await passes()
+        queue.send_nowait(b"x")
+        await asyncio.shield(task)
+
+    async def leave() -> None:
+        await queue.receive()
+        raise error("enough")
+
+    with small(name) as queue:
+        with pytest.raises(error, match="enough"):
+            LOOPS[loop](main())
+        assert queue.statistics().tasks_waiting_receive == 0
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_task_that_was_woken_closes_the_queue_and_others_wait(name: str, loop: str) -> None:
+    async def main() -> None:
+        queue = small(name)
+        tasks = [asyncio.create_task(close(queue)), *(asyncio.create_task(queue.receive()) for _ in range(2))]
+        await passes()
+        number = queue.fileno()
+        queue.send_nowait(b"x")
+        await tasks[0]
+        # The number is somebody else's now, and must be left alone.
+        reading, writing = os.pipe()
+        assert number in (reading, writing)
+        for task in tasks[1:]:
+            with pytest.raises(aioipc.ClosedError):
+                await task
+        os.close(reading)
+        os.close(writing)
+
+    async def close(queue: MessageQueue) -> None:
+        await queue.receive()
+        queue.close()
+
+    LOOPS[loop](main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("end", ["served", "error", "cancelled", "cancelled and dropped", "timeout"])
+def test_nothing_is_left_to_the_garbage_collector(name: str, loop: str, end: str) -> None:
+    class Kept:
+        pass
+
+    async def wait(queue: MessageQueue) -> None:
+        kept = Kept()
+        alive.append(weakref.ref(kept))
+        await queue.receive()
+        if end == "error":
+            raise ZeroDivisionError
+
+    async def once(queue: MessageQueue) -> None:
+        task = asyncio.create_task(wait(queue))
+        await passes()
+        if end == "timeout":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await task
+        elif end.startswith("cancelled"):
+            task.cancel()
+        else:
+            queue.send_nowait(b"x")
+        if end != "cancelled and dropped":
+            await asyncio.gather(task, return_exceptions=True)
+        del task
+        await passes()
+
+    async def main() -> None:
+        async with small(name) as queue:
+            await once(queue)  # what is imported or kept for ever is so afterwards
+            gc.collect()
+            for _ in range(10):
+                await once(queue)
+            assert [reference() for reference in alive] == [None] * 11
+            assert gc.collect() == 0
+
+    alive: list[weakref.ref[Kept]] = []
+    gc.disable()
+    try:
+        LOOPS[loop](main())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.asyncio
+async def test_somebody_else_may_ask_for_the_end_of_a_turn() -> None:
+    async def wait() -> None:
+        await turn
+
+    ends: list[object] = []
+    turn = Turn(loop=asyncio.get_running_loop())
+    task = asyncio.create_task(wait())
+    await passes()
+    turn.add_done_callback(ends.append)
+    turn.come_soon()
+    turn.add_done_callback(ends.append)
+    await task
+    await passes()
+    assert ends == [turn, turn]
+
+
+# Interrupted ------------------------------------------------------------------------------
+
+
+class HandlerError(Exception):
+    pass
+
+
+@contextmanager
+def signal_after(function: Callable[..., object], line: str) -> Iterator[None]:
+    """SIGUSR1 arrives when this function has just run a line that has these words."""
+    code = function.__code__  # type: ignore[attr-defined]
+    lines = Path(code.co_filename).read_text().splitlines()
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        return follow if frame.f_code is code else None
+
+    last = ""
+
+    def follow(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal last
+        if line in last:
+            sys.settrace(before)
+            signal.raise_signal(signal.SIGUSR1)
+        last = lines[frame.f_lineno - 1]
+        return follow
+
+    def interrupt(number: int, frame: object) -> None:
+        raise HandlerError
+
+    before, handler = sys.gettrace(), signal.signal(signal.SIGUSR1, interrupt)
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        signal.signal(signal.SIGUSR1, handler)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_signal_handler_raises_as_a_task_is_woken(name: str, loop: str) -> None:
+    async def main() -> None:
+        errors: list[object] = []
+        running = asyncio.get_running_loop()
+        running.set_exception_handler(lambda _, context: errors.append(type(context["exception"])))
+        async with small(name) as queue:
+            task = asyncio.create_task(queue.receive())
+            await passes()
+            with signal_after(Turn.come, "self.set_result"):
+                queue.send_nowait(b"x")
+                async with asyncio.timeout(30):
+                    assert (await task).data == b"x"
+            assert errors == [HandlerError]
+
+    LOOPS[loop](main())
+
+
+# FIFOs, which may break, and so are watched anew for each step --------------------------------
+
+
+@asynccontextmanager
+async def full(path: str) -> Any:
+    """Both ends of a FIFO without room."""
+    os.mkfifo(path)
+    async with Fifo.open_reader(path, keep_open=True) as reader, Fifo.open_writer(path) as writer:
+        with pytest.raises(aioipc.WouldBlock):
+            while True:
+                writer.send_nowait(bytes(select.PIPE_BUF))
+        yield reader, writer
+
+
+async def make_room(reader: FifoReader, writer: FifoWriter, *tasks: asyncio.Task[None]) -> None:
+    """Until these are done."""
+    async with asyncio.timeout(30):
+        while not all(task.done() for task in tasks):
+            if writer.statistics().bytes:
+                await reader.receive(select.PIPE_BUF)
+            await passes(1)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_fork_in_the_step_of_a_sender(tmp_path: Path, loop: str) -> None:
+    """The child shares the parent's epoll object, and must not register there."""
+
+    async def fork(writer: FifoWriter) -> None:
+        await writer.send(bytes(select.PIPE_BUF))
+        child = os.fork()
+        if not child:
+            raise SystemExit(0)  # by way of the loop's callback
+        assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 -- it ends at once
+
+    async def send(writer: FifoWriter) -> None:
+        for _ in range(3):
+            await writer.send(bytes(select.PIPE_BUF))
+
+    async def main() -> None:
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with full(str(tmp_path / "fifo")) as (reader, writer):
+            tasks = [asyncio.create_task(fork(writer)), asyncio.create_task(send(writer))]
+            await passes()
+            await make_room(reader, writer, *tasks)
+        for task in tasks:
+            await task
+        assert errors == []
+
+    parent = os.getpid()
+    try:
+        LOOPS[loop](main())
+    finally:
+        if os.getpid() != parent:
+            os._exit(0 if isinstance(sys.exc_info()[1], SystemExit) else 1)
+
+
+@pytest.mark.asyncio
+async def test_all_who_wait_hear_that_they_can_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_writer(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    loop = asyncio.get_running_loop()
+    async with full(str(tmp_path / "fifo")) as (reader, writer):
+        tasks = [asyncio.create_task(writer.send(bytes(select.PIPE_BUF))) for _ in range(3)]
+        await passes()
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "add_writer", add_writer)
+            await reader.receive(select.PIPE_BUF)
+            async with asyncio.timeout(30):
+                await tasks[0]  # for it there was room
+                for task in tasks[1:]:
+                    with pytest.raises(aioipc.LimitError, match="max_user_watches"):
+                        await task
+        task = asyncio.create_task(writer.send(bytes(select.PIPE_BUF)))
+        await passes()
+        await make_room(reader, writer, task)
+
+
+# nest_asyncio -----------------------------------------------------------------------------
+
+
+class Nesting(asyncio.SelectorEventLoop):
+    """A loop like those that nest_asyncio has patched."""
+
+    _nest_patched = True
+
+    def run_nested(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.tasks._leave_task(self, task)  # type: ignore[attr-defined]
+        try:
+            for _ in range(10):
+                self.call_soon(lambda: None)
+                self._run_once()  # type: ignore[attr-defined]
+        finally:
+            asyncio.tasks._enter_task(self, task)  # type: ignore[attr-defined]
+
+
+def test_the_loop_is_run_within_a_step(name: str) -> None:
+    async def nest() -> None:
+        await queue.receive()
+        loop.run_nested()
+        found.append("nested")
+
+    async def receive() -> None:
+        async for message in queue:
+            found.append(message.data)
+            if message.data == b"2":
+                break
+
+    async def main() -> None:
+        loop.set_exception_handler(lambda _, context: found.append(context))
+        tasks = [asyncio.create_task(nest()), asyncio.create_task(receive())]
+        await passes()
+        for number in range(3):
+            queue.send_nowait(b"%d" % number)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*tasks)
+
+    found: list[object] = []
+    with small(name) as queue, asyncio.Runner(loop_factory=Nesting) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, Nesting)
+        runner.run(main())
+    assert found == [b"1", b"2", "nested"]
