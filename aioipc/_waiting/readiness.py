@@ -242,7 +242,7 @@ class _AsyncioPlaces(_Places):
         if self._watched:
             self._watched = False
             # After a fork the selector is the parent's too: to unregister would end its wait.
-            if not self._loop.is_closed():
+            if not self._loop.is_closed() and not self._gate.inherited:
                 remove = self._loop.remove_writer if self._writing else self._loop.remove_reader
                 remove(self._fileno)
 

@@ -181,6 +181,8 @@ def _echo_in_c(inward: str, outward: str, count: int, barrier: Barrier) -> None:
     command = [os.environ["AIOIPC_FLOOR"], "mq", "echo", "8", str(count), inward, outward]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()  # else nobody might be there to read it, and the program be ended for that
         process.stdin.write(b"\n")
         process.stdin.flush()
         barrier.wait()

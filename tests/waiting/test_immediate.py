@@ -150,7 +150,8 @@ def test_it_is_a_coroutine_to_asyncio_anyio_and_trio() -> None:
 
 
 def test_nothing_happens_before_it_is_driven() -> None:
-    anext(Iterator(Gate(), unwanted, Record, unwanted))
+    with pytest.warns(RuntimeWarning, match=r"Iterator.__anext__\(\) was never awaited"):
+        anext(Iterator(Gate(), unwanted, Record, unwanted))
     dropped = anext(Iterator(Gate(), unwanted, Record, unwanted))
     dropped.close()
     with pytest.raises(RuntimeError, match="cannot reuse"):
@@ -167,6 +168,7 @@ def test_thrown_into_before_it_starts_it_takes_nothing(error: BaseException) -> 
         awaitable.send(None)
 
 
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
 def test_throw_in_its_older_forms() -> None:
     for arguments in ((ValueError,), (ValueError, "x"), (ValueError, ValueError("x"), None), (ValueError, None)):
         with pytest.raises(ValueError, match=r"x|^$"):
@@ -268,6 +270,7 @@ def test_a_tuple_that_others_know_stays_a_tuple() -> None:
     assert result == known
 
 
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
 def test_arguments() -> None:
     class Other(tuple):
         pass
@@ -364,6 +367,7 @@ def test_nothing_leaks() -> None:
     assert abs(blocks_after(100) - blocks_after(2000)) < 200
 
 
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
 def test_cycles_are_collected() -> None:
     class Owner:
         pass
