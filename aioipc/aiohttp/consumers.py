@@ -143,7 +143,10 @@ class Consumer:
     async def _handle(self, app: web.Application, message: object) -> None:
         self._running += 1
         try:
-            await self._handler(app, message)
+            result = self._handler(app, message)
+            if not isinstance(result, Awaitable):
+                raise TypeError(f"the handler must be an async function; it returned {type(result).__name__}")
+            await result
         except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
@@ -170,8 +173,8 @@ def add_consumer(
 
     A message is taken when a handler is free for it, and not before.  A handler that raises an exception is logged
     and counted, and the next message is taken.  At shutdown no more messages are taken; handlers that run have
-    `grace` seconds to end, and are cancelled then.  If the source ends, or is closed or removed, the
-    consumer ends and says so in the log, and the application goes on.
+    `grace` seconds to end, or as long as the server waits for its requests, and are cancelled then.  If the source
+    ends, or is closed or removed, the consumer ends and says so in the log, and the application goes on.
 
     A message whose handler is cancelled is lost, and so are those of handlers that run when the process is killed.
     With `borrow` they are delivered again, to whoever comes next: see `Channel.borrow`.

@@ -32,6 +32,7 @@ def add_resource(
     cleaned up: by `run_app`, or by `cleanup` of your own runner.
 
     :param make: such as `MessageQueue.create` or `Channel.open`
+    :raises TypeError: if it can't be called
     """
 
     async def live(app: web.Application) -> AsyncIterator[None]:
@@ -44,5 +45,7 @@ def add_resource(
                 app[key] = await lifetime.enter_async_context(made)
             yield
 
+    if not callable(make):
+        raise TypeError(f"it takes what makes the resource, and its arguments after that, not a {type(make).__name__}")
     setup(app)
     app.cleanup_ctx.append(live)

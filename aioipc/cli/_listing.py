@@ -141,7 +141,7 @@ def _explain(field: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(process_name(pid) for pid in value) or "none"
+        return ", ".join(map(str, value)) or "none"  # of a channel's peers: each in its own PID namespace
     if isinstance(value, (int, float)):
         if field.endswith("_at"):
             return as_time(value)

@@ -19,7 +19,7 @@ Exit codes:
   0    done
   1    nothing: not found, no message or no room in time; or something to mend
   2    the command line is wrong
-  3    refused: not permitted, not confirmed, in use, a limit, corrupt
+  3    refused: not permitted, not confirmed, a limit, corrupt
   130  ended by Ctrl-C
   141  whoever read the output is gone
 """

@@ -112,7 +112,8 @@ class SharedMemory(Lifetime):
     def open(cls, name: str, *, read_only: bool = False) -> Self:
         """Open an object that exists, whoever made it: shm_open(3), mmap(2).
 
-        If its creator is another program and just about to set its size, this waits for it, 0.1 s at most.
+        If its creator is another program and just about to set its size, this waits for it, 0.1 s at most, in
+        which the event loop stands still.
 
         :param name: a slash and 1 to 255 bytes without another slash
         :param read_only: ask for the right to read only; nothing can be written to `buffer`

@@ -154,7 +154,8 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
     def open(cls, key: int | None = None, *, id: int | None = None, undo: bool = False) -> Self:
         """Open a set that exists, whoever made it, by its key or its id: semget(2).
 
-        If its creator is just about to set the initial values, this waits for it, 0.1 s at most.
+        If its creator is just about to set the initial values, this waits for it, a quarter of a second at most, in
+        which the event loop stands still.
 
         :param key: the number that the set was created with
         :param id: the id of the set, instead of its key

@@ -116,6 +116,18 @@ async def test_a_handler_that_fails_is_logged_and_counted(name: str, caplog: pyt
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_a_handler_that_is_not_async(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    def handle(app: web.Application, message: posix.Message) -> None: ...
+
+    app = web.Application()
+    add_resource(app, QUEUE, posix.MessageQueue.create, name)
+    consumer = add_consumer(app, QUEUE, handle)  # type: ignore[arg-type]
+    async with serving(app):
+        await app[QUEUE].send(b"x")
+        await until(lambda: consumer.statistics().failed == 1)
+    assert "TypeError: the handler must be an async function; it returned NoneType" in caplog.text
+
+
 async def test_a_message_that_could_not_be_handled_is_not_borrowed_again(name: str) -> None:
     async def handle(app: web.Application, message: bytes) -> None:
         assert type(message) is bytes

@@ -53,6 +53,14 @@ async def test_it_exists_while_the_application_runs(kind: tuple[type[Any], Any, 
     assert "closed" in repr(made)
 
 
+def test_a_resource_that_has_been_made_already(name: str) -> None:
+    with posix.MessageQueue.create(name) as queue:
+        with pytest.raises(
+            TypeError, match="it takes what makes the resource, and its arguments after that, not a Mess"
+        ):
+            add_resource(web.Application(), web.AppKey("queue", object), queue)  # type: ignore[arg-type]
+
+
 async def test_what_is_only_opened_stays(kind: tuple[type[Any], Any, dict[str, Any]]) -> None:
     cls, found_by, options = kind
     resource = web.AppKey("resource", object)
