@@ -385,14 +385,18 @@ def in_child(function: Callable[[], Any]) -> Any:
     return result
 
 
-def as_nobody(function: Callable[[], Any]) -> Any:
-    """Call the function in a child of another user without any rights."""
+def as_nobody(function: Callable[..., Any], having: Callable[[], Any] | None = None) -> Any:
+    """Call the function in a child of another user without any rights.
+
+    :param having: makes its argument, with all rights
+    """
     if os.geteuid() != 0:
         pytest.skip("it takes root to become another user")
 
     def drop_and_call() -> Any:
+        arguments = () if having is None else (having(),)
         become(NOBODY)
-        return function()
+        return function(*arguments)
 
     return in_child(drop_and_call)
 

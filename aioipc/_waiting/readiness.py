@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from aioipc import _limits
-from aioipc._waiting._turns import Turn
+from aioipc._waiting import _turns
 from aioipc._waiting.handle import Handle, Line
 from aioipc.errors import Error, WouldBlock, from_errno
 
@@ -193,30 +193,31 @@ class _AsyncioPlaces(_Places):
     async def turn(self, place: object) -> None:
         if self._handle.closed:
             return
-        turn = self.taken[place] = Turn(loop=self._loop)
+        turn = self.taken[place] = self._loop.create_future()
         self._watch()
         await turn
 
     def _watch(self) -> None:
         if not self._watched:
             add = self._loop.add_writer if self._writing else self._loop.add_reader
+            self._watched = True
             try:
                 add(self._fileno, self._ready)
             except OSError as error:
+                self._unwatch()
                 raise _explain(error, self._handle.what) from None
-            self._watched = True
 
     def _ready(self) -> None:
-        turn: Turn | None = self.first()
-        if self._writing and self._handle.breaks:
-            # If it did, uvloop has said so once and watches no more.
-            self._unwatch()
+        turn: _turns.Turn | None = self.first()
         self._serving = True
         try:
+            if self._writing and self._handle.breaks:
+                # If it did, uvloop has said so once and watches no more.
+                self._unwatch()
             if turn is not None and not turn.done():  # else it was cancelled, and is about to leave
                 # With nest_asyncio the step may run the loop, and so this again.
-                come = turn.come_soon if hasattr(self._loop, "_nest_patched") else turn.come
-                come()
+                come = _turns.come_soon if hasattr(self._loop, "_nest_patched") else _turns.come
+                come(turn)
         finally:
             self._serving = False
             # A task that receives in a loop is back in line: no remove_reader and add_reader for each message.
@@ -230,13 +231,13 @@ class _AsyncioPlaces(_Places):
         """Watch if and only if somebody is in line."""
         if not self.taken:
             self._unwatch()
-        elif not self._handle.closed and not self._gate.inherited:
+        elif not (self._handle.closed or self._gate.inherited or self._loop.is_closed()):
             try:
                 self._watch()
-            except Error as error:
-                turn: Turn | None = self.first()
-                if turn is not None and not turn.done():  # else it is about to leave, and the next will hear it
-                    turn.come_soon(error)
+            except Error:  # so the first in line tries that itself, and hears of it; when it has left, the next
+                turn: _turns.Turn | None = self.first()
+                if turn is not None:
+                    _turns.come_soon(turn)
 
     def _unwatch(self) -> None:
         if self._watched:
@@ -251,8 +252,8 @@ class _AsyncioPlaces(_Places):
         if self._loop.is_closed():  # and so nobody can be woken any more
             return
         for turn in self.taken.values():
-            if turn is not None and not turn.done():
-                turn.come_soon()
+            if turn is not None:
+                _turns.come_soon(turn)
 
 
 def _explain(error: OSError, what: str) -> Error:

@@ -298,7 +298,7 @@ async def test_without_waiting_the_loop_is_not_touched(name: str) -> None:
 def test_what_is_not_awaited_takes_nothing(name: str) -> None:
     with small(name) as channel:
         channel.send_nowait(b"a")
-        anext(aiter(channel))
+        anext(aiter(channel)).close()
         channel.receive().close()
         channel.send(b"b").close()
         for coroutine in (channel.receive_many(1), channel.send_many([b"b"]), channel.end()):

@@ -419,11 +419,11 @@ def test_a_name_that_is_taken_just_now(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_removed_while_it_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def remove_and_identify(file: int) -> Any:
-        channel.unlink()
+        os.unlink(f"/dev/shm{name}")
         return identify(file)
 
     identify = _binding.identify
-    with Channel.create(name) as channel:
+    with Channel.create(name):
         monkeypatch.setattr(_binding, "identify", remove_and_identify)
         with pytest.raises(aioipc.NotFoundError, match="was removed just now"):
             in_child(lambda: Channel.open(name))

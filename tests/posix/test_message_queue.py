@@ -193,7 +193,7 @@ async def test_without_waiting_the_loop_is_not_touched(name: str) -> None:
 def test_what_is_not_awaited_takes_nothing(name: str) -> None:
     with small(name) as queue:
         queue.send_nowait(b"a")
-        aiter(queue).__anext__()
+        anext(aiter(queue)).close()
         queue.receive().close()
         queue.send(b"b").close()
         assert queue.receive_nowait() == (b"a", 0)

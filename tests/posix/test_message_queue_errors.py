@@ -179,7 +179,7 @@ def test_another_user_may_not(name: str, options: dict[str, bool], wanted: str) 
         with pytest.raises(aioipc.AccessError):
             as_nobody(lambda: MessageQueue.create(name, exist_ok=True).close())
         with pytest.raises(aioipc.AccessError, match="only its owner"):
-            as_nobody(queue.unlink)
+            as_nobody(MessageQueue.unlink, lambda: MessageQueue.open(name))
         queue.unlink()
 
 

@@ -310,7 +310,7 @@ def test_mode(name: str, mode: int | None, umask: int, result: int) -> None:
 
 
 def test_another_user_may_not(name: str) -> None:
-    with Semaphore.create(name) as semaphore:
+    with Semaphore.create(name):
         for attempt in (lambda: Semaphore.open(name), lambda: Semaphore.create(name, exist_ok=True)):
             with pytest.raises(aioipc.AccessError, match=f"do not let user {NOBODY} read and write it") as caught:
                 as_nobody(lambda attempt=attempt: attempt().close())
@@ -318,7 +318,7 @@ def test_another_user_may_not(name: str) -> None:
         with pytest.raises(aioipc.ExistsError):
             as_nobody(lambda: Semaphore.create(name).close())
         with pytest.raises(aioipc.AccessError, match="only its owner may remove"):
-            as_nobody(semaphore.unlink)
+            as_nobody(Semaphore.unlink, lambda: Semaphore.open(name))
         assert exists(name)
 
 

@@ -453,7 +453,7 @@ def test_another_user_may_read(name: str) -> None:
 
 
 def test_another_user_may_not(name: str) -> None:
-    with SharedMemory.create(name, size=10) as segment:
+    with SharedMemory.create(name, size=10):
         for attempt in (
             lambda: SharedMemory.open(name),
             lambda: SharedMemory.open(name, read_only=True),
@@ -464,7 +464,7 @@ def test_another_user_may_not(name: str) -> None:
         with pytest.raises(aioipc.ExistsError):
             as_nobody(lambda: SharedMemory.create(name, size=10))
         with pytest.raises(aioipc.AccessError, match="only its owner may remove"):
-            as_nobody(segment.unlink)
+            as_nobody(SharedMemory.unlink, lambda: SharedMemory.open(name))
         assert exists(name)
 
 

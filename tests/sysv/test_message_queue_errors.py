@@ -179,7 +179,7 @@ def test_another_user_may_not(key: int) -> None:
         with pytest.raises(aioipc.ExistsError):
             as_nobody(lambda: MessageQueue.create(key))
         with pytest.raises(aioipc.AccessError, match="only its owner, its creator or root may remove it") as caught:
-            as_nobody(queue.remove)
+            as_nobody(MessageQueue.remove, lambda: MessageQueue.open(key))
         assert caught.value.errno == errno.EPERM
         assert queue.statistics().messages == 0
 

@@ -150,7 +150,7 @@ def test_another_user_may_not(key: int) -> None:
                 as_nobody(use)
             assert caught.value.errno == errno.EACCES
         with pytest.raises(aioipc.AccessError, match="only its owner, its creator or root may remove it") as caught:
-            as_nobody(semaphores.remove)
+            as_nobody(SemaphoreSet.remove, lambda: SemaphoreSet.open(key))
         assert caught.value.errno == errno.EPERM
         assert semaphores.values == (1,)
 

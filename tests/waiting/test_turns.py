@@ -7,21 +7,19 @@ import errno
 import gc
 import os
 import select
-import signal
 import sys
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 import uvloop
 
 import aioipc
-from aioipc._waiting._turns import Turn
+from aioipc._waiting import _turns
 from aioipc.posix import Fifo, FifoReader, FifoWriter, MessageQueue
 
 LOOPS: dict[str, Callable[[Coroutine[Any, Any, None]], None]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
@@ -198,18 +196,16 @@ def test_nothing_is_left_to_the_garbage_collector(name: str, loop: str, end: str
 
 
 @pytest.mark.asyncio
-async def test_somebody_else_may_ask_for_the_end_of_a_turn() -> None:
-    async def wait() -> None:
-        await turn
-
+async def test_somebody_else_may_ask_for_the_end_of_a_turn(name: str) -> None:
     ends: list[object] = []
-    turn = Turn(loop=asyncio.get_running_loop())
-    task = asyncio.create_task(wait())
-    await passes()
+    async with small(name) as queue:
+        task = asyncio.create_task(queue.receive())
+        await passes()
+        turn: asyncio.Future[None] = task._fut_waiter  # type: ignore[attr-defined]
+        turn.add_done_callback(ends.append)
+        queue.send_nowait(b"x")
+        assert (await task).data == b"x"
     turn.add_done_callback(ends.append)
-    turn.come_soon()
-    turn.add_done_callback(ends.append)
-    await task
     await passes()
     assert ends == [turn, turn]
 
@@ -221,53 +217,87 @@ class HandlerError(Exception):
     pass
 
 
-@contextmanager
-def signal_after(function: Callable[..., object], line: str) -> Iterator[None]:
-    """SIGUSR1 arrives when this function has just run a line that has these words."""
-    code = function.__code__  # type: ignore[attr-defined]
-    lines = Path(code.co_filename).read_text().splitlines()
+class Interrupted(asyncio.Future[None]):
+    """Before or after one of its methods has done what it does, a signal is handled."""
 
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        return follow if frame.f_code is code else None
+    method: str | None = None
+    handler: Callable[[], object]
 
-    last = ""
+    def _interrupt(self, place: str) -> None:
+        if self.method == place:
+            self.method = None
+            self.handler()
 
-    def follow(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal last
-        if line in last:
-            sys.settrace(before)
-            signal.raise_signal(signal.SIGUSR1)
-        last = lines[frame.f_lineno - 1]
-        return follow
+    def remove_done_callback(self, fn: Callable[[Any], object], /) -> int:
+        self._interrupt("before remove_done_callback")
+        count = super().remove_done_callback(fn)
+        self._interrupt("after remove_done_callback")
+        return count
 
-    def interrupt(number: int, frame: object) -> None:
+    def set_result(self, result: None, /) -> None:
+        self._interrupt("before set_result")
+        super().set_result(result)
+        self._interrupt("after set_result")
+
+
+PLACES = [f"{when} {method}" for method in ("remove_done_callback", "set_result") for when in ("before", "after")]
+
+
+async def interrupted(place: str, handler: str) -> tuple[asyncio.Task[int], Interrupted]:
+    """A task that is interrupted there as it is woken, and its turn."""
+
+    async def wait() -> int:
+        await turn
+        await asyncio.sleep(0)
+        return 5
+
+    def fail() -> None:
         raise HandlerError
 
-    before, handler = sys.gettrace(), signal.signal(signal.SIGUSR1, interrupt)
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
-        signal.signal(signal.SIGUSR1, handler)
+    turn = Interrupted()
+    task = asyncio.create_task(wait())
+    await passes()
+    turn.method = place
+    turn.handler = fail if handler == "raises" else task.cancel
+    return task, turn
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_a_signal_handler_raises_as_a_task_is_woken(name: str, loop: str) -> None:
-    async def main() -> None:
-        errors: list[object] = []
-        running = asyncio.get_running_loop()
-        running.set_exception_handler(lambda _, context: errors.append(type(context["exception"])))
-        async with small(name) as queue:
-            task = asyncio.create_task(queue.receive())
-            await passes()
-            with signal_after(Turn.come, "self.set_result"):
-                queue.send_nowait(b"x")
-                async with asyncio.timeout(30):
-                    assert (await task).data == b"x"
-            assert errors == [HandlerError]
+@pytest.mark.asyncio
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_signal_handler_raises_as_a_task_is_woken(place: str) -> None:
+    task, turn = await interrupted(place, "raises")
+    with pytest.raises(HandlerError):
+        await call_soon(lambda: _turns.come(turn))
+    await passes()
+    if not turn.done():  # the descriptor is still ready
+        await call_soon(lambda: _turns.come(turn))
+    assert await task == 5
 
-    LOOPS[loop](main())
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("place", PLACES[:3])
+async def test_a_signal_handler_cancels_the_task_that_is_woken(place: str) -> None:
+    """That of asyncio.Runner does so for SIGINT."""
+    task, turn = await interrupted(place, "cancels")
+    await call_soon(lambda: _turns.come(turn))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def call_soon(function: Callable[[], object]) -> None:
+    """Have the loop call it, and hear of its exception."""
+
+    def call() -> None:
+        try:
+            function()
+        except Exception as error:  # noqa: BLE001
+            end.set_exception(error)
+        else:
+            end.set_result(None)
+
+    end = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(call)
+    await end
 
 
 # FIFOs, which may break, and so are watched anew for each step --------------------------------
