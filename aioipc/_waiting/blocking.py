@@ -126,7 +126,7 @@ class CallLine(Line):
         # As long as somebody is in line, the handle is open and this is not a fork's child, either
         # there is a run, or somebody was told something and is yet to run.
         self._places: OrderedDict[Sleeper, Call[Any]] = OrderedDict()
-        self._handed: dict[Sleeper, Call[Any]] = {}  # told the result, but yet to run
+        self._handed: dict[Sleeper, Call[Any]] = {}  # told the result, but yet to run; there is no run then
         self._trying: Sleeper | None = None  # told to try, but yet to run
         self._leavers: list[Sleeper] = []  # cancelled, waiting for the end of the run
         self._run: Run | None = None
@@ -141,7 +141,7 @@ class CallLine(Line):
         self.gate.held = True
         try:
             while True:
-                if self._run is None and self._trying is None and next(iter(self._places)) is sleeper:
+                if self._is_quiet() and next(iter(self._places)) is sleeper:
                     self._start(call)
                 try:
                     await sleeper.sleep()
@@ -187,12 +187,19 @@ class CallLine(Line):
             self._calls.ended(run)
             raise
 
+    def _is_quiet(self) -> bool:
+        """Whether nothing is under way.
+
+        Who has been handed something goes on before the next tries: trio runs both in any order.  Nor is a thread asked
+        before: if the result is given up, the next has it, and the thread would have to be got out of the kernel again.
+        """
+        return self._run is None and self._trying is None and not self._handed
+
     def _go_on(self) -> None:
         """See to it that something happens for the first in line: that it tries, before a thread is asked to wait."""
         if self._calls.closed or self._calls.inherited:  # what a child collects is the parent's to go on with
             return
-        # Who has been handed something goes on before the next tries: trio runs both in any order.
-        if self._run is None and self._trying is None and not self._handed and self._places:
+        if self._is_quiet() and self._places:
             self._trying = next(iter(self._places))
             self._trying.tell(News.TRY)
 
@@ -241,8 +248,6 @@ class CallLine(Line):
         if sleeper.news is News.HAVE:
             self._handed.pop(sleeper, None)  # it is not there if the handle was closed meanwhile
             if self._pass_on(call, sleeper.value):
-                if self._run is not None and not self._first_wants(self._run.call):
-                    self._run.interrupt()  # whoever it waited for has just got the result
                 return False
         else:
             self._remove(sleeper)

@@ -20,6 +20,7 @@ from kinds import KINDS, every_kind, made
 
 from aioipc import sysv
 from aioipc._waiting import workers
+from aioipc._waiting.blocking import CallLine
 
 
 @pytest.fixture(scope="session")
@@ -194,6 +195,37 @@ async def test_the_ways_of_asyncio(name: str, kind: str, way: str, races: int, r
             all_got += got
             given_up += not got
         assert min(given_up, all_got) > 0 or races < 10_000
+
+
+@pytest.mark.parametrize("kind", ["POSIX semaphore", "set member", "several operations"])
+@pytest.mark.asyncio
+async def test_no_thread_is_asked_while_a_result_is_on_its_way(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it could be in the kernel still, and take something, when all who waited have ended."""
+
+    def start_counted(run: workers.Run) -> None:
+        starts.append(run)
+        start(run)
+
+    def finish_as_another_comes(line: CallLine, run: workers.Run) -> None:
+        others.append(asyncio.create_task(it.wait()))  # it gets in line before the first hears of the result
+        finish(line, run)
+        first.cancel()  # so the other gets it
+
+    start, finish = workers.Run.start, CallLine.finish
+    starts: list[workers.Run] = []
+    others: list[asyncio.Task[object]] = []
+    with made(kind, name) as it:
+        monkeypatch.setattr(workers.Run, "start", start_counted)
+        monkeypatch.setattr(CallLine, "finish", finish_as_another_comes)
+        first = asyncio.create_task(it.wait())
+        await until(lambda: it.waiting == 1)
+        it.give()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await others[0]
+        assert len(starts) == len(others) == 1
 
 
 @pytest.mark.parametrize("kind", ["queue, sending", "operations with a release"])
