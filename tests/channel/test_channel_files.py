@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NOBODY, as_nobody, doorbells, in_child, with_own_shm
+from conftest import NOBODY, as_nobody, doorbells, with_own_shm
 
 import aioipc
 from aioipc import Channel
@@ -419,12 +419,12 @@ def test_a_name_that_is_taken_just_now(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_removed_while_it_is_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def remove_and_identify(file: int) -> Any:
-        os.unlink(f"/dev/shm{name}")
+        channel.unlink()
         return identify(file)
 
     identify = _binding.identify
-    with Channel.create(name):
+    with Channel.create(name) as channel:
         monkeypatch.setattr(_binding, "identify", remove_and_identify)
         with pytest.raises(aioipc.NotFoundError, match="was removed just now"):
-            in_child(lambda: Channel.open(name))
+            Channel.open(name)
         monkeypatch.undo()
