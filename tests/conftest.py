@@ -296,14 +296,20 @@ async def counted_passes() -> AsyncIterator[list[int]]:
 
     async def count() -> None:
         while True:
-            passes[0] += 1
+            counted[0] += 1
             await anyio.lowlevel.checkpoint()
 
-    passes = [0]
+    counted = [0]
     async with anyio.create_task_group() as group:
         group.start_soon(count)
-        yield passes
+        yield counted
         group.cancel_scope.cancel()
+
+
+async def passes(count: int = 3) -> None:
+    """Let the loop run so often."""
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
 
 
 def call_soon(function: Callable[[], object]) -> None:

@@ -39,17 +39,21 @@ def handle(request: pytest.FixtureRequest, name: str, tmp_path: Path, monkeypatc
         yield made
 
 
+def remove(handle: Any) -> None:
+    (handle.remove if hasattr(handle, "remove") else handle.unlink)()
+
+
 def test_a_child_of_a_fork_does_not_remove_what_it_inherited(handle: Any) -> None:
-    def remove() -> str:
+    def try_to() -> str:
         with pytest.raises(RuntimeError) as caught:
-            (getattr(handle, "unlink", None) or handle.remove)()
+            remove(handle)
         handle.close()
         with pytest.raises(RuntimeError):
-            (getattr(handle, "unlink", None) or handle.remove)()
+            remove(handle)
         return str(caught.value)
 
-    assert "belongs to the parent process: open it again in the child" in in_child(remove)
-    (getattr(handle, "unlink", None) or handle.remove)()  # and so it was there
+    assert "belongs to the parent process: open it again in the child" in in_child(try_to)
+    remove(handle)  # and so it was there
 
 
 @pytest.mark.parametrize("transfer", [pickle.dumps, copy.copy, copy.deepcopy])

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 Turn = asyncio.Future[None]
 
 
 def come(turn: Turn) -> None:
-    """Take the next step of the task that awaits it.  Called by the loop, and never within a task's step."""
-    callbacks = getattr(turn, "_callbacks", None)  # as all futures of asyncio have had since 3.4
-    if callbacks is None or len(callbacks) != 1:  # somebody else waits for its end, too
+    """Take the next step of the task that awaits it, unless it is done already: cancelled, and the task about to hear.
+
+    Called by the loop, and never within a task's step.
+    """
+    loop = turn.get_loop()
+    callbacks: list[Any] = getattr(turn, "_callbacks", None) or []  # what asyncio's own repr of a future reads
+    # Somebody else waits for its end, too; or nest_asyncio has patched the loop, and the step may run that.
+    if len(callbacks) != 1 or hasattr(loop, "_nest_patched"):
         come_soon(turn)
         return
     ((wake_up, context),) = callbacks
@@ -25,11 +31,11 @@ def come(turn: Turn) -> None:
             return  # it was cancelled just now, by a signal handler
         turn.set_result(None)
     except asyncio.InvalidStateError:  # the same, a moment later; so nobody has been told
-        turn.get_loop().call_soon(wake_up, turn, context=context)
+        loop.call_soon(wake_up, turn, context=context)
         return
     except BaseException:  # what a signal handler has raised
         if turn.done():
-            turn.get_loop().call_soon(wake_up, turn, context=context)
+            loop.call_soon(wake_up, turn, context=context)
         else:
             turn.add_done_callback(wake_up, context=context)
         raise

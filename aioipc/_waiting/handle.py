@@ -40,7 +40,8 @@ class Handle:
         return self._birth.inherited
 
     def check_process(self) -> None:
-        """
+        """Raise what forbids even to remove the object.
+
         :raises RuntimeError: if this process got it by a fork
         """
         if self.inherited:

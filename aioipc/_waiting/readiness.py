@@ -214,10 +214,8 @@ class _AsyncioPlaces(_Places):
             if self._writing and self._handle.breaks:
                 # If it did, uvloop has said so once and watches no more.
                 self._unwatch()
-            if turn is not None and not turn.done():  # else it was cancelled, and is about to leave
-                # With nest_asyncio the step may run the loop, and so this again.
-                come = _turns.come_soon if hasattr(self._loop, "_nest_patched") else _turns.come
-                come(turn)
+            if turn is not None:
+                _turns.come(turn)
         finally:
             self._serving = False
             # A task that receives in a loop is back in line: no remove_reader and add_reader for each message.

@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from conftest import Task, running
+from conftest import Task, passes, running
 from test_channel import UNIT, small
 from test_channel_lines import RECEIVING, SENDING, iterate_once
 
@@ -25,11 +25,6 @@ import aioipc
 from aioipc import Channel
 
 PEER = str(Path(__file__).parent / "peer.py")
-
-
-async def passes(count: int) -> None:
-    for _ in range(count):
-        await anyio.lowlevel.checkpoint()
 
 
 async def a_while(rng: random.Random) -> None:

@@ -16,7 +16,7 @@ import anyio
 import anyio.lowlevel
 import posix_ipc
 import pytest
-from conftest import Task, running
+from conftest import Task, passes, running
 
 from aioipc.posix import Message, MessageQueue
 
@@ -25,11 +25,6 @@ LAST = "the last message"
 
 def small(name: str, max_messages: int = 1) -> MessageQueue:
     return MessageQueue.create(name, max_messages=max_messages, max_message_size=32)
-
-
-async def passes(count: int) -> None:
-    for _ in range(count):
-        await anyio.lowlevel.checkpoint()
 
 
 @pytest.mark.anyio

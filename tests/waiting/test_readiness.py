@@ -18,7 +18,7 @@ import posix_ipc
 import pytest
 import trio
 import uvloop
-from conftest import in_child
+from conftest import in_child, passes
 
 import aioipc
 from aioipc.posix import MessageQueue
@@ -56,12 +56,6 @@ class Watching:
             return original(fileno, *arguments)
 
         return wrapper
-
-
-async def passes(count: int = 3) -> None:
-    """Let the loop go round."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 # What the loop is asked for -------------------------------------------------------------
@@ -165,7 +159,8 @@ async def test_a_task_is_not_woken_for_a_message_that_the_one_before_took(name: 
 
 
 @pytest.mark.asyncio
-async def test_an_idle_wait_has_no_timer(name: str) -> None:
+async def test_a_message_takes_one_pass_of_the_loop_and_an_idle_wait_has_no_timer(name: str) -> None:
+    """The task runs in the pass in which the selector says that it may; the next goes to sleep."""
     loop = asyncio.get_running_loop()
     timeouts: list[float | None] = []
     selector = loop._selector  # type: ignore[attr-defined]
@@ -180,11 +175,14 @@ async def test_an_idle_wait_has_no_timer(name: str) -> None:
     async with small(name) as queue:
         selector.select = recorded
         try:
-            await queue.receive()
+            for _ in range(50):
+                await queue.receive()
         finally:
             selector.select = select
-    assert None in timeouts
-    assert {timeout for timeout in timeouts if timeout is not None} <= {0}
+    others = [timeout for timeout in timeouts if timeout is not None]
+    assert set(others) <= {0}
+    assert len(timeouts) >= 50
+    assert len(others) < 15  # at first, and when it gives way
 
 
 def test_an_idle_wait_has_no_timer_on_trio(name: str) -> None:

@@ -1,4 +1,4 @@
-"""A task that may go on does so in the pass of the loop that says so, and as if the loop had run it."""
+"""A task that may go on does so in the loop's callback, as if the loop itself had run it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from conftest import call_soon, passes
 
 import aioipc
 from aioipc._waiting import _turns
@@ -27,37 +28,6 @@ LOOPS: dict[str, Callable[[Coroutine[Any, Any, None]], None]] = {"asyncio": asyn
 
 def small(name: str) -> MessageQueue:
     return MessageQueue.create(name, max_messages=4, max_message_size=16)
-
-
-async def passes(count: int = 3) -> None:
-    """Let the loop go round."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-@pytest.mark.asyncio
-async def test_a_message_takes_one_pass_of_the_loop(name: str) -> None:
-    """The task runs in the pass in which the selector says that it may; the next goes to sleep."""
-    loop = asyncio.get_running_loop()
-    timeouts: list[float | None] = []
-    selector = loop._selector  # type: ignore[attr-defined]
-    select = selector.select
-
-    def recorded(timeout: float | None = None) -> object:
-        timeouts.append(timeout)
-        if timeout is None:
-            queue.send_nowait(b"wake up")
-        return select(timeout)
-
-    async with small(name) as queue:
-        selector.select = recorded
-        try:
-            for _ in range(50):
-                await queue.receive()
-        finally:
-            selector.select = select
-    assert timeouts.count(None) >= 50
-    assert len(timeouts) - timeouts.count(None) < 15  # at first, and when it gives way
 
 
 # Whose step it is -------------------------------------------------------------------------
@@ -104,7 +74,7 @@ def test_a_task_is_woken_as_itself(name: str, loop: str, factory: Any) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_the_program_ends_in_the_step_of_a_task_that_was_woken(
     name: str, loop: str, error: type[BaseException]
 ) -> None:
@@ -124,7 +94,7 @@ def test_the_program_ends_in_the_step_of_a_task_that_was_woken(
         assert queue.statistics().tasks_waiting_receive == 0
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_a_task_that_was_woken_closes_the_queue_and_others_wait(name: str, loop: str) -> None:
     async def main() -> None:
         queue = small(name)
@@ -267,10 +237,10 @@ async def interrupted(place: str, handler: str) -> tuple[asyncio.Task[int], Inte
 async def test_a_signal_handler_raises_as_a_task_is_woken(place: str) -> None:
     task, turn = await interrupted(place, "raises")
     with pytest.raises(HandlerError):
-        await call_soon(lambda: _turns.come(turn))
+        await in_a_callback(lambda: _turns.come(turn))
     await passes()
     if not turn.done():  # the descriptor is still ready
-        await call_soon(lambda: _turns.come(turn))
+        await in_a_callback(lambda: _turns.come(turn))
     assert await task == 5
 
 
@@ -279,12 +249,12 @@ async def test_a_signal_handler_raises_as_a_task_is_woken(place: str) -> None:
 async def test_a_signal_handler_cancels_the_task_that_is_woken(place: str) -> None:
     """That of asyncio.Runner does so for SIGINT."""
     task, turn = await interrupted(place, "cancels")
-    await call_soon(lambda: _turns.come(turn))
+    await in_a_callback(lambda: _turns.come(turn))
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def call_soon(function: Callable[[], object]) -> None:
+async def in_a_callback(function: Callable[[], object]) -> None:
     """Have the loop call it, and hear of its exception."""
 
     def call() -> None:
@@ -296,8 +266,35 @@ async def call_soon(function: Callable[[], object]) -> None:
             end.set_result(None)
 
     end = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_soon(call)
+    call_soon(call)
     await end
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_signal_handler_raises_as_a_descriptor_is_registered(
+    name: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the task has heard that, nothing is registered."""
+
+    def add_reader(fileno: int, *arguments: object) -> None:
+        if when == "after":
+            add(fileno, *arguments)
+        raise HandlerError
+
+    loop = asyncio.get_running_loop()
+    add = loop.add_reader
+    async with small(name) as queue:
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "add_reader", add_reader)
+            with pytest.raises(HandlerError):
+                await queue.receive()
+        assert not loop.remove_reader(queue.fileno())
+        task = asyncio.create_task(queue.receive())
+        await passes()
+        queue.send_nowait(b"x")
+        async with asyncio.timeout(30):
+            assert (await task).data == b"x"
 
 
 # FIFOs, which may break, and so are watched anew for each step --------------------------------
@@ -377,6 +374,58 @@ async def test_all_who_wait_hear_that_they_can_not(tmp_path: Path, monkeypatch: 
         task = asyncio.create_task(writer.send(bytes(select.PIPE_BUF)))
         await passes()
         await make_room(reader, writer, task)
+
+
+@pytest.mark.asyncio
+async def test_a_signal_handler_raises_as_a_sender_is_woken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is woken all the same."""
+
+    def remove_writer(fileno: int) -> None:
+        remove(fileno)
+        monkeypatch.undo()
+        raise HandlerError
+
+    errors: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: errors.append(type(context["exception"])))
+    remove = loop.remove_writer
+    async with full(str(tmp_path / "fifo")) as (reader, writer):
+        task = asyncio.create_task(writer.send(bytes(select.PIPE_BUF)))
+        await passes()
+        monkeypatch.setattr(loop, "remove_writer", remove_writer)
+        await make_room(reader, writer, task)
+    assert errors == [HandlerError]
+
+
+def test_the_loop_is_closed_before_they_hear_that_they_can_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_writer(*arguments: object) -> None:
+        patch.undo()
+        loop.stop()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> None:
+        async with full(str(tmp_path / "fifo")) as (reader, writer):
+            tasks.extend(asyncio.create_task(writer.send(bytes(select.PIPE_BUF))) for _ in range(3))
+            await passes()
+            patch.setattr(loop, "add_writer", add_writer)
+            await reader.receive(select.PIPE_BUF)
+            await asyncio.Event().wait()
+
+    patch = pytest.MonkeyPatch()
+    tasks: list[asyncio.Task[None]] = []
+    errors: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda error: errors.append(error.exc_value))
+    loop = asyncio.new_event_loop()
+    tasks.append(loop.create_task(main()))
+    loop.run_forever()
+    loop.close()
+    while tasks:
+        task = tasks.pop()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task.get_coro().close()  # type: ignore[union-attr]
+        del task
+    gc.collect()
+    assert errors == []
 
 
 # nest_asyncio -----------------------------------------------------------------------------

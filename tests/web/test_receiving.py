@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from conftest import passes
 from serving import anyio_backend  # noqa: F401
 
 from aioipc import Channel, posix, sysv
@@ -24,11 +25,6 @@ def create(kind: str, name: str, key: int) -> Any:
     if kind == "posix":
         return posix.MessageQueue.create(name)
     return sysv.MessageQueue.create(key) if kind == "sysv" else Channel.create(name)
-
-
-async def passes(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_stopped_as_a_message_comes(kind: str, name: str, key: int, races: int, rng: random.Random) -> None:
