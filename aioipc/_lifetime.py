@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import ABC, ABCMeta, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from anyio.abc import ObjectStream
 
@@ -14,7 +14,7 @@ from aioipc.errors import ClosedError, ExistsError, NotFoundError, RemovedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
-    from typing import NoReturn, Self
+    from typing import Any, NoReturn, Self
 
     from aioipc._waiting.handle import Handle
 
@@ -40,8 +40,23 @@ def create_or_find(create: Callable[[], _T], find: Callable[[], _T], exist_ok: b
             return find(), False
 
 
-class Lifetime(ABC):
+class Made(ABCMeta):
+    """The type of classes that have other ways to be made than a call."""
+
+    _made_by: str
+    """These ways, with {0} where the name of the class is to be."""
+
+    def __call__(cls, *_: object, **__: object) -> NoReturn:
+        raise TypeError(f"{cls.__name__} can't be called: use {cls._made_by.format(cls.__name__)}")
+
+    def _make(cls: type[_T], *arguments: Any, **options: Any) -> _T:
+        return cast("_T", type.__call__(cls, *arguments, **options))
+
+
+class Lifetime(metaclass=Made):
     """A handle whose `with` block ends with the removal of the object if it created that, and with `close`."""
+
+    _made_by: ClassVar[str] = "{0}.create or {0}.open"
 
     _handle: Handle
     _label: str

@@ -16,6 +16,9 @@ _MESSAGE_OVERHEAD = 48
 _PRIORITY_OVERHEAD = 48
 _PRIORITIES = 32768
 
+SHM = "/dev/shm"  # noqa: S108
+"""Where the file system of POSIX shared memory is: shm_overview(7)."""
+
 
 def sysctl(name: str) -> int | None:
     """The value of a kernel parameter such as "fs.mqueue.msg_max"; None where it can't be read."""
@@ -91,6 +94,24 @@ def explain_rlimit_msgqueue() -> str:
     )
 
 
+def room_of(place: str | int) -> os.statvfs_result | None:
+    """What a file system has room for: statvfs(3) of a path or a descriptor; None where that can't be known."""
+    try:
+        return os.statvfs(place)
+    except OSError:  # of all that is out of the ordinary; and some sandboxes forbid it
+        return None
+
+
+def _bytes(room: os.statvfs_result | None) -> str:
+    if room is None:
+        return "an unknown number of bytes"
+    return f"{room.f_bavail * room.f_frsize:,} of {room.f_blocks * room.f_frsize:,} bytes"
+
+
+def _files(room: os.statvfs_result | None) -> str:
+    return "an unknown number" if room is None else f"{room.f_favail:,} of {room.f_files:,}"
+
+
 def remount_shm(option: str, value: object) -> str:
     """The command that changes an option of the file system of POSIX shared memory, for root."""
     return f"mount -o remount,{option}={value} /dev/shm"
@@ -98,19 +119,16 @@ def remount_shm(option: str, value: object) -> str:
 
 def explain_shm_room() -> str:
     """Name the file system of POSIX shared memory, its room now, and the ways to enlarge it."""
-    room = os.statvfs("/dev/shm")  # noqa: S108
-    free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
     return (
-        f"the shared-memory file system /dev/shm ({free:,} of {size:,} bytes free now; enlarge it with "
+        f"the shared-memory file system /dev/shm ({_bytes(room_of(SHM))} free now; enlarge it with "
         f"`{remount_shm('size', 'BYTES')}` as root, that of a container with `docker run --shm-size=BYTES`)"
     )
 
 
 def explain_shm_files() -> str:
     """Name the number of files in the file system of POSIX shared memory, and the way to raise it."""
-    room = os.statvfs("/dev/shm")  # noqa: S108
     return (
-        f"the shared-memory file system /dev/shm ({room.f_favail:,} of {room.f_files:,} free now; raise it with "
+        f"the shared-memory file system /dev/shm ({_files(room_of(SHM))} free now; raise it with "
         f"`{remount_shm('nr_inodes', 'NUMBER')}` as root, or remove some)"
     )
 
@@ -149,19 +167,15 @@ def explain_file_size() -> str:
 
 def explain_new_shm_file() -> str:
     """Say which limit of the file system of POSIX shared memory there can't be one more file for."""
-    room = os.statvfs("/dev/shm")  # noqa: S108
-    has_files = room.f_files == 0 or room.f_ffree > 0
+    room = room_of(SHM)
+    has_files = room is None or room.f_files == 0 or room.f_ffree > 0
     return f"no room for one more file in {explain_shm_room() if has_files else explain_shm_files()}"
 
 
 def explain_folder(path: str) -> str:
     """Name the file system of a folder, and its room now."""
-    room = os.statvfs(path)
-    free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
-    return (
-        f"the file system of {path} ({free:,} of {size:,} bytes and {room.f_favail:,} of {room.f_files:,} files free "
-        "now; remove some, or enlarge it)"
-    )
+    room = room_of(path)
+    return f"the file system of {path} ({_bytes(room)} and {_files(room)} files free now; remove some, or enlarge it)"
 
 
 def explain_open_files(number: int) -> str:

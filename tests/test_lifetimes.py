@@ -56,6 +56,27 @@ def test_a_child_of_a_fork_does_not_remove_what_it_inherited(handle: Any) -> Non
     remove(handle)  # and so it was there
 
 
+def test_who_calls_a_class_hears_what_makes_a_handle(handle: Any) -> None:
+    kind = type(handle)
+    with pytest.raises(TypeError, match=f"{kind.__name__} can't be called: use {kind.__name__}.create"):
+        kind("/name")
+
+
+def test_who_calls_the_class_of_an_end_hears_what_opens_it() -> None:
+    with pytest.raises(TypeError, match=r"use Fifo\.open_reader$"):
+        posix.FifoReader("path")
+    with pytest.raises(TypeError, match=r"use Fifo\.open_writer$"):
+        posix.FifoWriter("path")
+
+
+def test_a_subclass_is_made_in_the_same_ways(name: str) -> None:
+    class Own(posix.MessageQueue):
+        pass
+
+    with Own.create(name, max_messages=1, max_message_size=16) as created, Own.open(name) as opened:
+        assert type(created) is type(opened) is Own
+
+
 @pytest.mark.parametrize("transfer", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_a_handle_is_not_for_other_processes(handle: Any, transfer: Callable[[object], object]) -> None:
     with pytest.raises(TypeError, match=r"can't be pickled or copied: let the other process open it by its name or id"):

@@ -60,7 +60,7 @@ def _not_listed(reason: str) -> NotFoundError:
 def _listdir(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except OSError:  # it may not be read, or another mount hides it
+    except (PermissionError, FileNotFoundError, NotADirectoryError):  # it may not be read, or another mount hides it
         return []
 
 

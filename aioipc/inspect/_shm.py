@@ -118,7 +118,7 @@ def _find(file: str) -> Named | None:
     """What is known of the object that is this file; None if it is none.
 
     :raises FileNotFoundError: if it was removed
-    :raises LimitError: if nothing can be opened: what could not be looked into might be anything
+    :raises Error: if it can't be opened or read for a reason of the system: it might be anything
     """
     path = f"{DIRECTORY}/{file}"
     status = os.lstat(path)
@@ -136,6 +136,8 @@ def _find(file: str) -> Named | None:
     try:
         status = os.fstat(descriptor)
         return _record(file, status, descriptor) if stat.S_ISREG(status.st_mode) else None
+    except OSError as error:
+        raise from_errno(error.errno or 0, "/" + file) from None
     finally:
         os.close(descriptor)
 
@@ -173,11 +175,7 @@ def _look_at_semaphore(status: os.stat_result, descriptor: int | None) -> tuple[
 
 def _look_at_channel(descriptor: int) -> dict[str, Any] | None:
     """What is known of a channel; None if it is none."""
-    try:
-        found = _binding.peek(descriptor)
-    except OSError:  # it can't be read
-        return None
-    result, bell_id, capacity, messages, size, sent, senders, receivers, peers, dead, ended = found
+    result, bell_id, capacity, messages, size, sent, senders, receivers, peers, dead, ended = _binding.peek(descriptor)
     if result == _binding.FOREIGN:
         return None
     if result not in (_binding.OK, _binding.BUSY):

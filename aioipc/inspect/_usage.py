@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from aioipc import _limits
 from aioipc._shm import DIRECTORY
+from aioipc.inspect._addresses import Kind
 from aioipc.inspect._finding import Listing, look
 from aioipc.inspect._records import Object, PosixMessageQueue, SysvMessageQueue, SysvSemaphoreSet, SysvSharedMemory
 
@@ -44,50 +45,49 @@ def limits() -> list[Limit]:
 
 
 def _of_posix_queues(found: Listing) -> Iterator[Limit]:
-    is_listed = all(gap.kind != "mq" for gap in found.gaps)
     queues = _only(PosixMessageQueue, found)
-    used = len(queues) if is_listed else None
+    used = _if_listed(len(queues), "mq", found)
     yield from _sysctl("fs.mqueue.queues_max", "POSIX message queues", _INT_MAX, used)
     yield from _sysctl("fs.mqueue.msg_max", "messages in a POSIX queue", 65536)
     yield from _sysctl("fs.mqueue.msgsize_max", "bytes in a message of a POSIX queue", 16 * 2**20)
     user = os.getuid()
-    sizes = [
-        _limits.message_queue_bytes(queue.max_messages, queue.max_message_size)
-        for queue in queues
-        if queue.owner == user and queue.max_messages is not None and queue.max_message_size is not None
-    ]
+    own = [(queue.max_messages, queue.max_message_size) for queue in queues if queue.owner == user]
+    sizes = [_limits.message_queue_bytes(count, size) for count, size in own if count is not None and size is not None]
     yield _limit(
         "RLIMIT_MSGQUEUE",
         "bytes of all POSIX queues that this user created, full or not",
         _limits.rlimit_msgqueue(),
         _LONG_MAX,
         _limits.set_rlimit_msgqueue,
-        sum(sizes) if is_listed else None,
+        _if_listed(sum(sizes), "mq", found) if len(sizes) == len(own) else None,
     )
 
 
 def _of_sysv_objects(found: Listing) -> Iterator[Limit]:
-    yield from _sysctl("kernel.msgmni", "System V message queues", _OBJECTS_MAX, len(_only(SysvMessageQueue, found)))
+    queues = _if_listed(len(_only(SysvMessageQueue, found)), "msg", found)
+    yield from _sysctl("kernel.msgmni", "System V message queues", _OBJECTS_MAX, queues)
     yield from _sysctl("kernel.msgmnb", "bytes in a new System V queue", _INT_MAX)
     yield from _sysctl("kernel.msgmax", "bytes in a message of a System V queue", _INT_MAX)
-    yield from _kernel_sem(_only(SysvSemaphoreSet, found))
+    yield from _kernel_sem(found)
     segments = _only(SysvSharedMemory, found)
-    yield from _sysctl("kernel.shmmni", "System V segments", _OBJECTS_MAX, len(segments))
+    used = _if_listed(len(segments), "segment", found)
+    yield from _sysctl("kernel.shmmni", "System V segments", _OBJECTS_MAX, used)
     yield from _sysctl("kernel.shmmax", "bytes in a System V segment", _LONG_MAX)
     page = os.sysconf("SC_PAGE_SIZE")
-    pages = sum(-(-segment.size // page) for segment in segments)
+    pages = _if_listed(sum(-(-segment.size // page) for segment in segments), "segment", found)
     yield from _sysctl("kernel.shmall", f"pages of {page:,} bytes in all System V segments", _LONG_MAX, pages)
 
 
-def _kernel_sem(sets: list[SysvSemaphoreSet]) -> Iterator[Limit]:
+def _kernel_sem(found: Listing) -> Iterator[Limit]:
     values = _limits.kernel_sem()
     if values is None:
         return
+    sets = _only(SysvSemaphoreSet, found)
     bounds = (
         ("semaphores in a System V set", 65536, None),
-        ("semaphores in all System V sets", _INT_MAX, sum(each.size for each in sets)),
+        ("semaphores in all System V sets", _INT_MAX, _if_listed(sum(each.size for each in sets), "semset", found)),
         ("operations on a System V set at once", _INT_MAX, None),
-        ("System V semaphore sets", _OBJECTS_MAX, len(sets)),
+        ("System V semaphore sets", _OBJECTS_MAX, _if_listed(len(sets), "semset", found)),
     )
     for place, (what, highest, used) in enumerate(bounds):
 
@@ -98,9 +98,8 @@ def _kernel_sem(sets: list[SysvSemaphoreSet]) -> Iterator[Limit]:
 
 
 def _of_shared_memory() -> Iterator[Limit]:
-    try:
-        room = os.statvfs(DIRECTORY)
-    except OSError:
+    room = _limits.room_of(DIRECTORY)
+    if room is None:
         return
     yield _limit(
         f"{DIRECTORY} size",
@@ -133,6 +132,11 @@ def _limit(
         value = None
     doubled = None if value is None or value >= highest else command(min(2 * value, highest))
     return Limit(name, bounds, value, used, doubled)
+
+
+def _if_listed(used: int, kind: Kind, found: Listing) -> int | None:
+    """How much is used by the objects of a kind, if they could be listed."""
+    return None if any(gap.kind == kind for gap in found.gaps) else used
 
 
 def _only(kind: type[_Object], found: Listing) -> list[_Object]:

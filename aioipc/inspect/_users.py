@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from aioipc.errors import from_errno
 from aioipc.inspect._records import Channel, Keyed, Named, Object, SysvSemaphoreSet, SysvSharedMemory
 
 # "7f0c5a000000-7f0c5a001000 rw-s 00000000 00:17 42   /dev/shm/table", "... /SYSV00000014 (deleted)".
@@ -52,7 +53,7 @@ class _Seen:
         """Processes by device and inode."""
         self.segments: dict[int, set[int]] = {}
         """Processes of this IPC namespace by the id of a System V segment."""
-        self.hides_some = not os.path.exists("/proc/1")  # hidepid: those of others are not even listed
+        self.hides_some = not _is_there(1)  # hidepid: those of others are not even listed
         """Whether there are processes of other users than root that may not be looked at."""
         own_namespace = os.stat("/proc/self/ns/ipc")
         for name in os.listdir("/proc"):
@@ -76,6 +77,17 @@ class _Seen:
                 opened.add((device, inode))
         for file in opened:
             self.files.setdefault(file, set()).add(pid)
+
+
+def _is_there(pid: int) -> bool:
+    path = f"/proc/{pid}"
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:  # what can't be looked at may be there
+        raise from_errno(error.errno or 0, path) from None
+    return True
 
 
 def _descriptors(pid: int) -> Iterator[tuple[int, int]]:
@@ -104,7 +116,7 @@ def _users_of(found: Object, seen: _Seen) -> Users:
     if isinstance(found, SysvSharedMemory):
         pids = seen.segments.get(found.id, set())
         return _sorted(pids, found.attached == 0 or (is_complete and bool(pids)))
-    alive = {pid for pid in found.pids if os.path.exists(f"/proc/{pid}")}
+    alive = {pid for pid in found.pids if _is_there(pid)}
     has_waiters = isinstance(found, SysvSemaphoreSet) and found.waiting != 0
     return _sorted(alive, bool(found.pids) and not has_waiters)
 

@@ -90,13 +90,16 @@ calls_ftok(PyObject *Py_UNUSED(module), PyObject *args)
     int project;
     if (!PyArg_ParseTuple(args, "O&i:ftok", PyUnicode_FSConverter, &path, &project))
         return NULL;
-    struct stat status;     /* -1 may be a key; this tells whether it is an error */
+    /* What ftok(3) does.  Its -1 may be an error or a key. */
+    struct stat status;
     int result = stat(PyBytes_AS_STRING(path), &status);
     int error = errno;
-    key_t key = result == 0 ? ftok(PyBytes_AS_STRING(path), project) : -1;
     Py_DECREF(path);
     errno = error;
-    return result == 0 ? PyLong_FromLong(key) : failed();
+    if (result != 0)
+        return failed();
+    uint32_t key = (uint32_t)project << 24 | (uint32_t)(status.st_dev & 0xff) << 16 | (uint32_t)(status.st_ino & 0xffff);
+    return PyLong_FromLong((int32_t)key);
 }
 
 /* Message queues --------------------------------------------------------------- */

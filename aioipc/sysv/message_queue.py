@@ -133,7 +133,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
         def create() -> int:
             id = msgget(number, sysv_ipc.IPC_CREX, mode)
             if max_bytes is not None:
-                with cls(number, id, size, remove=False) as queue:
+                with cls._make(number, id, size, remove=False) as queue:
                     try:
                         queue.change(max_bytes=max_bytes)
                     except BaseException:
@@ -143,7 +143,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
             return id
 
         id, _ = create_or_find(create, lambda: msgfind(number), exist_ok)
-        return cls(number, id, size, remove=not persist)
+        return cls._make(number, id, size, remove=not persist)
 
     @classmethod
     def open(
@@ -166,7 +166,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
         size = _check_size(max_message_size)
         if key is not None:
             number = check_key(key)
-            return cls(number, msgfind(number), size, remove=False)
+            return cls._make(number, msgfind(number), size, remove=False)
         assert id is not None
         try:
             number = _calls.msg_stat(id)[0]
@@ -174,7 +174,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
             if error.errno == errno.EACCES:
                 raise _objects.denied(KIND, f"id {id}") from None
             raise _objects.missing(KIND, f"id {id}") from None
-        return cls(number, id, size, remove=False)
+        return cls._make(number, id, size, remove=False)
 
     def change(
         self,

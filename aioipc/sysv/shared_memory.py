@@ -110,7 +110,7 @@ class SharedMemory(Object):
             raise ValueError(
                 f"{_KIND} ({_objects.label(number, id)}) exists and has {memory.size:,} bytes, fewer than {size:,}"
             )
-        return cls(number, id, memory, remove=not persist)
+        return cls._make(number, id, memory, remove=not persist)
 
     @classmethod
     def open(cls, key: int | None = None, *, id: int | None = None, read_only: bool = False) -> Self:
@@ -134,7 +134,7 @@ class SharedMemory(Object):
             assert id is not None
             memory, status = _attach(id, f"id {id}", read_only=read_only)
             number = status[0]
-        return cls(number, id, memory, remove=False)
+        return cls._make(number, id, memory, remove=False)
 
     def close(self) -> None:
         """Close the handle: shmdt(2).
