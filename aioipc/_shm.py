@@ -14,8 +14,9 @@ from typing import Protocol
 from aioipc import _limits
 from aioipc.errors import AccessError, Error, ExistsError, KernelError, LimitError, NotFoundError, from_errno
 from aioipc.posix._names import check_name
+from aioipc.posix._removal import turn
 
-DIRECTORY = "/dev/shm"  # noqa: S108
+DIRECTORY = _limits.SHM
 SEMAPHORE_PREFIX = "sem."
 """What the C library puts before the name of a semaphore: sem_overview(7)."""
 SEMAPHORE_SIZE = 32 if sys.maxsize > 2**32 else 16
@@ -137,24 +138,37 @@ def unlink(name: str, what: str, identity: FileIdentity, *, prefix: str = "") ->
     :raises AccessError: if it belongs to another user
     """
     path = path_of(name, prefix)
+    descriptor = _open_to_lock(path)
     try:
-        found = os.lstat(path)
-        if (found.st_dev, found.st_ino) != (identity.st_dev, identity.st_ino):
-            raise FileNotFoundError
-        os.unlink(path)
+        with turn(descriptor):
+            found = os.lstat(path)
+            if (found.st_dev, found.st_ino) != (identity.st_dev, identity.st_ino):
+                raise FileNotFoundError
+            os.unlink(path)
     except FileNotFoundError:
         raise NotFoundError(errno.ENOENT, f"the {what} has been removed already", name) from None
     except PermissionError as error:
         raise AccessError(error.errno or errno.EACCES, f"only its owner may remove this {what}", name) from None
     except OSError as error:
         raise explain(error, name) from None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_to_lock(path: str) -> int | None:
+    """A descriptor of what is to be removed; None if it may not be read, or no descriptor is left: neither takes it."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
     """Let an object reach this far, and have the memory: else a write could end the process (SIGBUS)."""
-    room = os.fstatvfs(descriptor)
-    has_limit = room.f_blocks > 0
-    if has_limit and end - begin > room.f_bavail * room.f_frsize:  # it would be filled in vain
+    room = _limits.room_of(descriptor)
+    # Else it would be filled in vain.
+    if room is not None and room.f_blocks > 0 and end - begin > room.f_bavail * room.f_frsize:
         raise _no_room(end, name)
     try:
         # In steps, between which Ctrl-C is heard.  Older kernels undo a whole call for a signal: beside a
@@ -163,9 +177,16 @@ def reserve(descriptor: int, begin: int, end: int, name: str) -> None:
             os.posix_fallocate(descriptor, place, min(_STEP, end - place))
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            os.ftruncate(descriptor, begin)
+            cut_back(descriptor, begin, end)
             raise _no_room(end, name) from None
         raise explain(error, name) from None
+
+
+def cut_back(descriptor: int, begin: int, end: int) -> None:
+    """Undo `reserve`, also one that came to no end; not if the size is another's, who has changed it meanwhile."""
+    added = os.fstat(descriptor).st_size - begin
+    if added == end - begin or (0 < added < end - begin and added % _STEP == 0):
+        os.ftruncate(descriptor, begin)
 
 
 def _no_room(size: int, name: str) -> LimitError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import operator
 import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import posix_ipc
 
@@ -23,6 +25,10 @@ from aioipc.errors import (
 from aioipc.posix import _calls
 from aioipc.posix._errors import errno_of
 from aioipc.posix._names import check_name
+from aioipc.posix._removal import turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
 
@@ -50,31 +56,48 @@ def mq_open(name: str, *, read: bool, write: bool) -> posix_ipc.MessageQueue:
     return _open(name, 0, read, write)
 
 
-def mq_is(name: str, identity: os.stat_result, *, read: bool, write: bool) -> bool:
-    """Whether the name stands for a certain queue, as far as can be seen."""
+@contextmanager
+def mq_again(name: str, identity: os.stat_result, *, read: bool, write: bool) -> Iterator[int | None]:
+    """A descriptor of a certain queue, if its name stands for it; None if that can't be seen.
+
+    :raises NotFoundError: if it does not
+    """
     try:
         found = posix_ipc.MessageQueue(name, 0, read=read, write=write)
     except posix_ipc.ExistentialError:
-        return False
+        raise _removed(name) from None
     except (posix_ipc.Error, OSError):
         # It can't be opened: its creator has denied that to itself, or no descriptor is left.
-        return True
+        yield None
+        return
     try:
-        return os.path.samestat(os.fstat(found.mqd), identity)
+        if not os.path.samestat(os.fstat(found.mqd), identity):
+            raise _removed(name)
+        yield found.mqd
     finally:
         found.close()
 
 
-def mq_unlink(name: str) -> None:
-    """Remove a queue from the system."""
+def mq_unlink(name: str, descriptor: int | None = None) -> None:
+    """Remove a queue from the system.
+
+    :param descriptor: one of the queue, whose name is removed only if the queue has it still
+    """
     try:
-        _calls.unlink(name)
+        with turn(descriptor):
+            if descriptor is not None and os.fstat(descriptor).st_nlink == 0:
+                raise FileNotFoundError
+            _calls.unlink(name)
     except FileNotFoundError:
-        raise NotFoundError(errno.ENOENT, "the queue has been removed already", name) from None
+        raise _removed(name) from None
     except PermissionError as error:
         raise AccessError(error.errno or errno.EACCES, "only its owner may remove this queue", name) from None
     except OSError as error:
         raise from_errno(error.errno or 0, name) from None
+
+
+def _removed(name: str) -> NotFoundError:
+    return NotFoundError(errno.ENOENT, "the queue has been removed already", name)
 
 
 def explain(error: OSError, name: str, *, closed: bool, busy: str, one_way: str) -> Error:

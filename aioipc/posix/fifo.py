@@ -43,6 +43,7 @@ class Fifo(AsyncLifetime):
     and `open_writer`, which take any path.
     """
 
+    _made_by = "{0}.create"
     path: str
     """Where it is, as an absolute path."""
 
@@ -83,7 +84,7 @@ class Fifo(AsyncLifetime):
             what = "a FIFO, perhaps left by a program that was killed: open its ends, or pass exist_ok=True"
             text = f"there is {what if is_fifo else 'something else than a FIFO'}"
             raise ExistsError(errno.EEXIST, text, name)
-        return cls(name, place, remove=not persist)
+        return cls._make(name, place, remove=not persist)
 
     @staticmethod
     def open_reader(path: _Path, *, keep_open: bool = False) -> Opening[FifoReader]:
@@ -120,7 +121,10 @@ class Fifo(AsyncLifetime):
             os.close(self._place)
 
     def unlink(self) -> None:
-        """Remove the FIFO from the file system: unlink(2).  Something else at its path is left alone.
+        """Remove the FIFO from the file system: unlink(2).  Something else that is at its path is left alone.
+
+        That is looked at just before: if two remove the same FIFO at once, and a third makes something at the path
+        between, the slower one can take that.
 
         Works on a closed handle too, which can take another FIFO for its own, though, if that was made at
         the same path after this one had been removed: file systems use their numbers again.
@@ -199,16 +203,16 @@ class Opening(Awaitable[_End], AbstractAsyncContextManager[_End, None], Generic[
 
 
 async def _open_reader(path: str) -> FifoReader:
-    return FifoReader(path, await _opened(path, os.O_RDONLY))
+    return FifoReader._make(path, await _opened(path, os.O_RDONLY))
 
 
 async def _open_writer(path: str) -> FifoWriter:
-    return FifoWriter(path, await _opened(path, os.O_WRONLY))
+    return FifoWriter._make(path, await _opened(path, os.O_WRONLY))
 
 
 async def _open_both(path: str) -> FifoReader:
     # By one call: from one to the next the path can become that of another FIFO.
-    return FifoReader(path, _Open(path, os.O_RDWR).at_once())
+    return FifoReader._make(path, _Open(path, os.O_RDWR).at_once())
 
 
 async def _opened(path: str, flags: int) -> int:

@@ -89,6 +89,8 @@ class FifoEnd(AsyncLifetime):
 class FifoReader(FifoEnd, ByteReceiveStream):
     """The end of a FIFO to read from: an anyio byte stream."""
 
+    _made_by = "Fifo.open_reader"
+
     @property
     def _direction(self) -> Direction:
         return self._descriptor.reading
@@ -132,6 +134,8 @@ class FifoReader(FifoEnd, ByteReceiveStream):
 
 class FifoWriter(FifoEnd, ByteSendStream):
     """The end of a FIFO to write to: an anyio byte stream."""
+
+    _made_by = "Fifo.open_writer"
 
     @property
     def _direction(self) -> Direction:

@@ -7,7 +7,6 @@ which can tell one process about one message, nor threads are needed.
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +15,9 @@ import posix_ipc
 from aioipc._arguments import check_range, message_bytes
 from aioipc._lifetime import Messages, until_closed
 from aioipc._waiting.readiness import Descriptor
-from aioipc.errors import (
-    MessageTooLongError,
-    NotFoundError,
-)
+from aioipc.errors import MessageTooLongError, from_errno
 from aioipc.posix import _calls
-from aioipc.posix._mq import explain, mq_create, mq_is, mq_open, mq_unlink
+from aioipc.posix._mq import explain, mq_again, mq_create, mq_open, mq_unlink
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -135,7 +131,7 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         queue = mq_create(
             name, max_messages, max_message_size, mode=mode, exclusive=not exist_ok, read=read, write=write
         )
-        return cls(name, queue, read=read, write=write, remove=not persist)
+        return cls._make(name, queue, read=read, write=write, remove=not persist)
 
     @classmethod
     def open(cls, name: str, *, read: bool = True, write: bool = True) -> Self:
@@ -149,7 +145,7 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if an argument can't be right
         """
-        return cls(name, mq_open(name, read=read, write=write), read=read, write=write, remove=False)
+        return cls._make(name, mq_open(name, read=read, write=write), read=read, write=write, remove=False)
 
     def close(self) -> None:
         """Close the handle: mq_close(3).
@@ -171,18 +167,19 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         Its name is free at once; those that have it open, this handle as well, go on.  A
         queue that somebody else has made under the name in the meantime is left alone.
 
+        While some program keeps a lock of the queue (flock(2)), this waits for it, 0.25 s at most, in which the event
+        loop stands still.
+
         :raises NotFoundError: if this queue is not to be found under its name any more
         :raises AccessError: if it belongs to another user
         :raises RuntimeError: if it was inherited by a fork
         """
         self._handle.check_process()
         if self._descriptor.closed:
-            found = mq_is(self.name, self._identity, read=self._read, write=self._write)
+            with mq_again(self.name, self._identity, read=self._read, write=self._write) as descriptor:
+                mq_unlink(self.name, descriptor)
         else:
-            found = os.fstat(self._mqd).st_nlink > 0
-        if not found:
-            raise NotFoundError(errno.ENOENT, "the queue has been removed already", self.name)
-        mq_unlink(self.name)
+            mq_unlink(self.name, self._mqd)
 
     _remove_object = unlink
 
@@ -254,11 +251,14 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         :raises ClosedError: if the handle is closed
         """
         self._descriptor.check()
-        status = os.fstat(self._mqd)
+        try:
+            status = os.fstat(self._mqd)
+            text = os.pread(self._mqd, 200, 0).decode("ascii") if self._read else ""
+        except OSError as error:
+            raise from_errno(error.errno or 0, self.name) from None
         size = notify_pid = None
-        if self._read:
+        if text:
             # "QSIZE:129  NOTIFY:2  SIGNO:0  NOTIFY_PID:8260"
-            text = os.pread(self._mqd, 200, 0).decode("ascii")
             fields = dict(field.split(":") for field in text.split())
             size, notify_pid = int(fields["QSIZE"]), int(fields["NOTIFY_PID"])
         return MessageQueueStatistics(

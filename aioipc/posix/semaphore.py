@@ -89,7 +89,7 @@ class Semaphore(Acquirable, Lifetime):
         check_range("value", value, 0, _VALUE_MAX)
         check_mode(mode)
         opened, _ = create_or_find(lambda: sem_create(name, mode, value), lambda: sem_open(name), exist_ok)
-        return cls(name, *opened, remove=not persist)
+        return cls._make(name, *opened, remove=not persist)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -102,7 +102,7 @@ class Semaphore(Acquirable, Lifetime):
         :raises LimitError: if the process has no descriptor left
         :raises ValueError: if the name can't be right
         """
-        return cls(name, *sem_open(name), remove=False)
+        return cls._make(name, *sem_open(name), remove=False)
 
     def close(self) -> None:
         """Close the handle: sem_close(3).
@@ -118,6 +118,9 @@ class Semaphore(Acquirable, Lifetime):
 
         Its name is free at once; those that have it open, this handle as well, go on.  A
         semaphore that somebody else has made under the name in the meantime is left alone.
+
+        While some program keeps a lock of its file (flock(2)), this waits for it, 0.25 s at most, in which the event
+        loop stands still.
 
         :raises NotFoundError: if this semaphore is not to be found under its name any more
         :raises AccessError: if it belongs to another user

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from aioipc import _limits, _memory
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import Lifetime, create_or_find
-from aioipc._shm import check_free, explain, find, give_name, make, path_of, reserve, unlink
+from aioipc._shm import check_free, cut_back, explain, find, give_name, make, path_of, reserve, unlink
 from aioipc._waiting.handle import Handle
 from aioipc.errors import AccessError, KernelError, LimitError
 
@@ -106,7 +106,7 @@ class SharedMemory(Lifetime):
             lambda: _find(name, read_only=False, at_least=size),
             exist_ok,
         )
-        return cls(name, descriptor, memory, read_only=False, remove=not persist)
+        return cls._make(name, descriptor, memory, read_only=False, remove=not persist)
 
     @classmethod
     def open(cls, name: str, *, read_only: bool = False) -> Self:
@@ -124,7 +124,7 @@ class SharedMemory(Lifetime):
         :raises ValueError: if the name can't be right
         """
         descriptor, memory = _find(name, read_only=read_only)
-        return cls(name, descriptor, memory, read_only=read_only, remove=False)
+        return cls._make(name, descriptor, memory, read_only=read_only, remove=False)
 
     def close(self) -> None:
         """Close the handle: close(2), munmap(2).
@@ -143,6 +143,9 @@ class SharedMemory(Lifetime):
 
         Its name is free at once; those that have it open, this handle as well, go on.  An
         object that somebody else has made under the name in the meantime is left alone.
+
+        While some program keeps a lock of it (flock(2)), this waits for it, 0.25 s at most, in which the event
+        loop stands still.
 
         :raises NotFoundError: if this object is not to be found under its name any more
         :raises AccessError: if it belongs to another user
@@ -173,6 +176,7 @@ class SharedMemory(Lifetime):
         New memory is zeros, and reserved as by `create`.  Views that are out stay as they are and show the
         same memory; `buffer` makes new ones of the new size.  Other handles, in this process and others, keep the
         size that they had when they were opened; `resize(statistics().size)` follows a change that another has made.
+        That is for when nobody resizes it at that moment: else the size can be old, and cut what another has added.
         Whoever touches memory that a smaller size has taken away is killed by the kernel (SIGBUS), so make it smaller
         only if nobody else has it open.
 
@@ -197,11 +201,12 @@ class SharedMemory(Lifetime):
                 reserve(self._descriptor, before, size, self.name)
                 memory = _map(self._descriptor, size, False, self.name)
             except BaseException:
-                os.ftruncate(self._descriptor, before)
+                cut_back(self._descriptor, before, size)
                 raise
         else:
             memory = _map(self._descriptor, size, False, self.name)
-            os.ftruncate(self._descriptor, size)
+            if size < before:  # else it may be larger by now, by another's doing
+                os.ftruncate(self._descriptor, size)
         self._memory = memory
         self._mapped.add(memory)
         self.size = size

@@ -18,7 +18,7 @@ from conftest import NOBODY, as_nobody, in_child, with_own_shm
 
 import aioipc
 from aioipc import _shm
-from aioipc.posix import SharedMemory
+from aioipc.posix import SharedMemory, shared_memory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -277,6 +277,48 @@ def test_a_change_that_another_has_made(name: str, shm: str) -> None:
         assert bytes(segment.buffer) == b"\x05" + bytes(9)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_another_adds_meanwhile_is_not_cut(name: str, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who uses it would be killed."""
+
+    def map_later(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        grower.resize(3 * PAGE)
+        if fails:
+            raise KeyboardInterrupt
+        return really_map(*arguments)
+
+    really_map = shared_memory._map
+    with SharedMemory.create(name, size=PAGE) as segment, SharedMemory.open(name) as grower:
+        monkeypatch.setattr(shared_memory, "_map", map_later)
+        if fails:
+            with pytest.raises(KeyboardInterrupt):
+                segment.resize(2 * PAGE)
+        else:
+            segment.resize(PAGE)
+        assert (segment.size, segment.statistics().size) == (PAGE, 3 * PAGE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_one_that_was_interrupted_has_the_size_that_it_had(
+    name: str, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(descriptor: int, place: int, size: int) -> None:
+        really_reserve(descriptor, place, size)
+        done.append(place)
+        if len(done) == steps:
+            raise KeyboardInterrupt
+
+    done: list[int] = []
+    really_reserve = os.posix_fallocate
+    with SharedMemory.create(name, size=10) as segment:
+        monkeypatch.setattr(_shm, "_STEP", PAGE)
+        monkeypatch.setattr(os, "posix_fallocate", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            segment.resize(2 * PAGE + 20)
+        assert (segment.size, segment.statistics()[:2]) == (10, (10, PAGE))
+
+
 @pytest.mark.parametrize(
     ("size", "error"), [(0, ValueError), (-1, ValueError), (2**63, ValueError), (1.5, TypeError), ("1", TypeError)]
 )
@@ -357,13 +399,13 @@ def test_a_file_system_that_others_fill_meanwhile(name: str) -> None:
 
     def fill() -> list[tuple[int, str]]:
         errors = []
-        now = os.fstatvfs
+        now = os.statvfs
         with SharedMemory.create(name, size=PAGE) as segment:
             for attempt in (lambda: SharedMemory.create(name + "-2", size=2**21), lambda: segment.resize(2**21)):
                 before = [Room()]
                 with pytest.MonkeyPatch.context() as patch, pytest.raises(aioipc.LimitError) as caught:
                     patch.setattr(_shm, "_STEP", 16 * PAGE)
-                    patch.setattr(os, "fstatvfs", lambda number, before=before: before.pop() if before else now(number))
+                    patch.setattr(os, "statvfs", lambda place, before=before: before.pop() if before else now(place))
                     attempt()
                 errors.append((caught.value.errno, str(caught.value)))
                 assert os.statvfs("/dev/shm").f_bfree * PAGE == 2**20 - PAGE
