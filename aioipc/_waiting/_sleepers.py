@@ -61,6 +61,12 @@ Such a task may wait here again by then, and that operation too may be over when
 """
 
 
+def requests_delivered(task: asyncio.Task[Any]) -> int:
+    """How many requests for cancellation a task knows of."""
+    # One that was made in this very step (by a task started eagerly, say) comes with the suspension.
+    return _delivered.get(task, task.cancelling() - getattr(task, "_must_cancel", False))
+
+
 class AsyncioSleeper(Sleeper):
     def __init__(self) -> None:
         super().__init__()
@@ -68,8 +74,7 @@ class AsyncioSleeper(Sleeper):
         self._task = task = asyncio.current_task()
         self._requests = 0  # for cancellation, that the task has been told of
         if task is not None:
-            # One that was made in this very step (by a task started eagerly, say) comes with the suspension.
-            self._requests = _delivered.get(task, task.cancelling() - getattr(task, "_must_cancel", False))
+            self._requests = requests_delivered(task)
         self._future: asyncio.Future[None] | None = None
         self._later: tuple[Any, ...] | None = None  # the message of a cancellation that task.cancel() is to repeat
 

@@ -130,6 +130,7 @@ class CallLine(Line):
         self._trying: Sleeper | None = None  # told to try, but yet to run
         self._leavers: list[Sleeper] = []  # cancelled, waiting for the end of the run
         self._run: Run | None = None
+        self._asker: Sleeper | None = None  # for whom there is a run
 
     @property
     def waiting(self) -> int:
@@ -142,7 +143,7 @@ class CallLine(Line):
         try:
             while True:
                 if self._is_quiet() and next(iter(self._places)) is sleeper:
-                    self._start(call)
+                    self._start(sleeper, call)
                 try:
                     await sleeper.sleep()
                 except BaseException as error:
@@ -175,10 +176,10 @@ class CallLine(Line):
 
     # The thread
 
-    def _start(self, call: Call[Any]) -> None:
+    def _start(self, sleeper: Sleeper, call: Call[Any]) -> None:
         """Have a thread wait for the first in line, who has tried in vain."""
         run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
-        self._run = run
+        self._run, self._asker = run, sleeper
         self._calls.began(run)
         try:
             run.start()
@@ -217,6 +218,7 @@ class CallLine(Line):
             first = next(iter(self._places))
             self._remove(first)
             first.tell(News.FAILED, run.value)
+        self._asker = None
         for leaver in leavers:
             if leaver.news is None:
                 leaver.tell(News.GONE)
@@ -231,9 +233,9 @@ class CallLine(Line):
 
     def _pass_on(self, call: Any, result: Any) -> bool:
         """Give a result to the first in line, or back to the kernel; False if neither can be done."""
-        if not self._first_wants(call):
+        first = next(iter(self._places), None)
+        if first is None or not self._first_wants(call) or (call.is_momentary and first is not self._asker):
             return bool(call.revoke(result))
-        first = next(iter(self._places))
         self._remove(first)
         self._handed[first] = call
         first.tell(News.HAVE, result)
@@ -251,7 +253,9 @@ class CallLine(Line):
                 return False
         else:
             self._remove(sleeper)
-            if self._run is None or self._run.call is not call or self._first_wants(call):
+            if sleeper.news is not None or self._run is None or self._run.call is not call:
+                return False  # the run, if there is one, is not its own: the handle was closed, and it was told so
+            if self._first_wants(call) and not (call.is_momentary and sleeper is self._asker):
                 return False
             if isinstance(error, GeneratorExit):
                 self._abandon()

@@ -40,6 +40,9 @@ class Call(ABC, Generic[_T]):
     Tasks in one line that share a call take its results for each other.
     """
 
+    is_momentary = False
+    """Whether its result says how something was in that moment: who came later can't have it."""
+
     @abstractmethod
     def __call__(self) -> _T:
         """Make it, in the loop's thread.

@@ -33,6 +33,7 @@ class Operate(Call[None]):
         self._id = id
         self._name = name
         self._is_revocable = all(amount <= 0 for _, amount in operations)
+        self.is_momentary = any(amount == 0 for _, amount in operations)
         flags = _calls.SEM_UNDO if undo else 0
         self._now = pack(operations, flags | _calls.IPC_NOWAIT)
         self._waiting = pack(operations, flags)

@@ -148,7 +148,7 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
         (id, size), _ = create_or_find(create, take_over, exist_ok)
         if size != len(initial):
             raise ValueError(f"the set with this key has {size} semaphores, not {len(initial)}")
-        return cls(number, id, size, undo=undo, remove=not persist)
+        return cls._make(number, id, size, undo=undo, remove=not persist)
 
     @classmethod
     def open(cls, key: int | None = None, *, id: int | None = None, undo: bool = False) -> Self:
@@ -172,7 +172,7 @@ class SemaphoreSet(WaitingObject, Sequence["SetMember"]):
             assert id is not None
             number = find_by_id(id, f"id {id}")[0]
             size, _ = when_made(id, number)
-        return cls(number, id, size, undo=undo, remove=False)
+        return cls._make(number, id, size, undo=undo, remove=False)
 
     def change(
         self, *, owner: int | str | None = None, group: int | str | None = None, mode: int | None = None

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import anyio
 import libc
 import pytest
 import sysv_ipc
-from conftest import as_nobody, in_child, running, until
+from conftest import Task, as_nobody, in_child, running, until
 
 import aioipc
 from aioipc.sysv import SemaphoreSet, _calls, semaphore
@@ -449,3 +449,43 @@ async def test_a_handle_inherited_by_a_fork_says_so() -> None:
             "open it again in the child"
         }
         assert semaphores.values == (0,)
+
+
+async def test_that_it_was_zero_is_told_to_nobody_who_came_later() -> None:
+    """Also if who has waited until then is cancelled: nothing has been taken that would be another's now."""
+    with SemaphoreSet.create(None, values=[1]) as semaphores:
+        member = semaphores[0]
+        async with anyio.create_task_group() as group:
+            first = Task(group, member.wait_for_zero)
+            await until(lambda: member.waiting_for_zero == 1)
+            second = Task(group, member.wait_for_zero)  # which has not begun yet
+            member.acquire_nowait()
+            while member.waiting_for_zero:  # its thread hears of it
+                pass
+            member.release()
+            first.scope.cancel()
+            await until(lambda: first.done.is_set() and (second.done.is_set() or member.waiting_for_zero == 1))
+            assert not second.done.is_set()
+            member.acquire_nowait()
+            await second.done.wait()
+
+
+async def test_what_was_done_as_the_handle_was_closed_is_told_whoever_leaves_first() -> None:
+    with SemaphoreSet.create(None, values=[0, 0]) as semaphores, SemaphoreSet.open(id=semaphores.id) as handle:
+        done = []
+
+        async def hand_over() -> None:
+            with suppress(aioipc.ClosedError):
+                await handle.operate((0, -1), (1, 1))
+                done.append(1)
+
+        async with anyio.create_task_group() as group:
+            first = Task(group, hand_over)
+            await until(lambda: semaphores[0].waiting_for_nonzero == 1)
+            second = Task(group, hand_over)
+            await until(lambda: handle.statistics().tasks_waiting == 2)
+            semaphores[0].release()  # so it has been done now, and nobody has heard of it
+            second.scope.cancel()
+            first.scope.cancel()
+            handle.close()
+        assert semaphores.values == (0, len(done)) == (0, 1)
