@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 import anyio
 from anyio.abc import ObjectReceiveStream
 
+from aioipc._waiting._sleepers import requests_delivered
 from aioipc.errors import RemovedError
 
 _T = TypeVar("_T")
@@ -68,7 +69,7 @@ class Receiver(Generic[_T]):
             raise Stopped
         task = asyncio.current_task()
         assert task is not None
-        requests = task.cancelling()
+        requests = requests_delivered(task)
         self._waiting = task
         try:
             if self._borrow:
@@ -77,8 +78,12 @@ class Receiver(Generic[_T]):
             else:
                 message = await self._source.receive()
         except asyncio.CancelledError:
-            if self._stopped and task.uncancel() <= requests:
-                raise Stopped from None
+            if self._stopped:
+                if task.uncancel() <= requests:
+                    raise Stopped from None
+                # Others cancel, too, but this may be what stop() has raised: without the message by which anyio's
+                # scopes know their own.  They cancel again in each pass; to anybody else this one is as good.
+                await asyncio.sleep(0)
             raise
         finally:
             self._waiting = None
