@@ -100,7 +100,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._removes = remove
         try:
             self._identity = os.fstat(files.memory)
-            _, self._id, _ = _binding.identify(files.memory)
+            self._id = files.bell_id
             self._watch = _deaths.watch(name)
             handle = Doorbells(self._listen, self._deafen, self._watch.fileno, f"channel {name}")
             super().__init__(handle.writing.gate, handle.reading.gate)
@@ -114,11 +114,11 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
             if self._joined:  # and then interrupted
                 self._leave()
             else:
-                _files.close(files[1:])
+                _files.close(files.descriptors[1:])
             if is_new:  # nobody could know that it is there
                 status = os.fstat(files.memory)
                 with suppress(Error):
-                    _files.unlink(name, status, _binding.identify(files.memory)[1], status.st_uid)
+                    _files.unlink(name, status, files.bell_id, status.st_uid)
             raise
         finally:
             os.close(files.memory)
@@ -131,7 +131,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     def _join_ring(self, files: _files.Files) -> None:
         try:
-            result = self._join(*files)
+            result = self._join(*files.descriptors)
         except OSError as error:
             words = f"no address space: {_limits.explain_address_space()}" if error.errno == errno.ENOMEM else None
             raise from_errno(error.errno or 0, self.name, words) from None
@@ -170,7 +170,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """
         check_range("capacity", capacity, _binding.CAPACITY_MIN, _binding.CAPACITY_MAX)
         files, is_new = _files.create(name, capacity, check_mode(mode), exist_ok)
-        return cls(name, files, remove=not persist, is_new=is_new)
+        return cls._make(name, files, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str) -> Self:
@@ -183,7 +183,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         :raises LimitError: if the process has no descriptor left, or 256 handles have it open
         :raises ValueError: if the name can't be right
         """
-        return cls(name, _files.find_files(name), remove=False)
+        return cls._make(name, _files.find_files(name), remove=False)
 
     def close(self) -> None:
         """Close the handle: munmap(2), and close(2) of its doorbells.
@@ -204,6 +204,9 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
         Works on a closed handle too.  Its name is free at once; those that have it open, this handle as well, go on.  A
         channel that somebody else has made under the name in the meantime is left alone.
+
+        While some program keeps a lock of its memory (flock(2)), this waits for it, 0.25 s at most, in which the event
+        loop stands still.
 
         :raises NotFoundError: if this channel is not to be found under its name any more
         :raises AccessError: if it belongs to another user

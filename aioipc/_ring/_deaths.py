@@ -73,11 +73,16 @@ class Watch:
                     _binding.remove_watch(self.fileno, number)
 
     def look(self) -> None:
-        """Pass on what news there is."""
+        """Pass on what news there is.
+
+        :raises Error: if it can't be read
+        """
         try:
             news = os.read(self.fileno, 4096)
         except BlockingIOError:
             return
+        except OSError as error:
+            raise from_errno(error.errno or 0, "inotify") from None
         for number in set(_numbers(news)):
             for peer in self._concerned(number):
                 peer.reap_dead()

@@ -30,6 +30,12 @@ class Files(NamedTuple):
     locks: int
     """The memory, opened once more: a mapping would keep its locks alive in a child of a fork."""
     room: int
+    bell_id: int
+    """That by which the doorbells are named."""
+
+    @property
+    def descriptors(self) -> tuple[int, int, int, int]:
+        return self[:4]
 
 
 def create(name: str, capacity: int, mode: int, exist_ok: bool) -> tuple[Files, bool]:
@@ -56,11 +62,11 @@ def _complete(name: str, memory: int, capacity: int, mode: int) -> Files:
         # First what nobody knows of: who finds the channel finds it complete.
         for path in paths:
             os.mkfifo(path, mode)
-        files = _open_all(name, memory, paths)
+        files = _open_all(name, memory, bell_id)
         give_name(memory, name, _KIND)
     except BaseException as error:
         if files is not None:
-            close(files[1:])
+            close(files.descriptors[1:])
         _unlink(paths)
         if isinstance(error, OSError) and not isinstance(error, Error):
             raise explain(error, name) from None
@@ -81,7 +87,7 @@ def find_files(name: str) -> Files:
             raise _corrupt(name, _OTHER_KIND)
         bell_id = _identify(name, memory)
         try:
-            return _open_all(name, memory, _doorbells(bell_id))
+            return _open_all(name, memory, bell_id)
         except FileNotFoundError:
             if os.fstat(memory).st_nlink == 0:
                 raise NotFoundError(errno.ENOENT, "the channel was removed just now", name) from None
@@ -92,7 +98,10 @@ def find_files(name: str) -> Files:
 
 
 def _identify(name: str, memory: int) -> int:
-    result, bell_id, version = _binding.identify(memory)
+    try:
+        result, bell_id, version = _binding.identify(memory)
+    except OSError as error:
+        raise explain(error, name) from None
     if result == _binding.OK:
         return bell_id
     size = os.fstat(memory).st_size
@@ -110,8 +119,9 @@ def _corrupt(name: str, reason: str) -> CorruptError:
     return CorruptError(errno.EUCLEAN, f"{reason}; to remove it: `rm {path_of(name)}`", name)
 
 
-def _open_all(name: str, memory: int, paths: tuple[str, str]) -> Files:
+def _open_all(name: str, memory: int, bell_id: int) -> Files:
     """Open what is beside the memory, with descriptors in rising order: see _deaths.py."""
+    paths = _doorbells(bell_id)
     opened: list[int] = []
     try:
         opened.append(_open_fifo(name, memory, paths[0]))
@@ -125,7 +135,8 @@ def _open_all(name: str, memory: int, paths: tuple[str, str]) -> Files:
     except OSError as error:
         close(opened)
         raise error if isinstance(error, (Error, FileNotFoundError)) else explain(error, name) from None
-    return Files(memory, *opened)
+    messages, locks, room = opened
+    return Files(memory, messages, locks, room, bell_id)
 
 
 def _above(descriptor: int, lowest: int) -> int:

@@ -9,9 +9,10 @@ void
 ring_ring(struct ring *ring, enum ring_bell bell)
 {
     char bytes[4096];
-    /* A byte more, for that is what is heard.  When the FIFO is full, some of the old ones make room: others may do the
-     * same at once, hence the bound. */
-    for (int i = 0; i < 16 && write(ring->bells[bell], "", 1) < 0 && (errno == EAGAIN || errno == EINTR); i++) {
+    /* A byte more, for that is what is heard.  When the FIFO is full, or there is no page for it, some of the old ones
+     * make room: others may do the same at once, hence the bound. */
+    for (int i = 0; i < 16 && write(ring->bells[bell], "", 1) < 0
+                    && (errno == EAGAIN || errno == EINTR || errno == ENOMEM); i++) {
         ssize_t got = read(ring->bells[bell], bytes, sizeof bytes);
         (void)got;
     }

@@ -1,5 +1,5 @@
 /* The file of a ring: what its header says, and the file in the address space.  See ring.h. */
-#include "ring.h"
+#include "inside.h"
 
 #include <errno.h>
 #include <string.h>
@@ -93,7 +93,7 @@ ring_identify(int file, struct ring_header *header)
     memset(header, 0, sizeof *header);  /* what is too short leaves the rest of it */
     if (fstat(file, &status) != 0)
         return RING_SYSTEM;
-    ssize_t got = pread(file, header, CONSTANT, 0);
+    ssize_t got = ring_pread(file, header, CONSTANT, 0);
     if (got < 0)
         return RING_SYSTEM;
     return (size_t)got < CONSTANT ? RING_SHORT : check_header(header, (uint64_t)status.st_size);

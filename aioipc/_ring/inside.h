@@ -4,7 +4,13 @@
 
 #include "ring.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
+
+/* How often what others may change meanwhile is tried: more often than peers can be in the way of each other.  Who
+ * overwrites the ring all the time could be in it for ever. */
+#define TRIES 10000
 
 /* Upper bits of a record's state: other ones for each position, so that neither another lap's
  * record nor a number from nowhere is taken for one. */
@@ -52,6 +58,17 @@ static inline bool
 ring_is_size(uint64_t size, uint64_t left, uint64_t capacity)
 {
     return size <= ring_longest(capacity) && ring_length(size) <= left;
+}
+
+/* pread(2), once more if a signal has interrupted it. */
+static inline ssize_t
+ring_pread(int file, void *to, size_t size, uint64_t place)
+{
+    ssize_t got;
+    do
+        got = pread(file, to, size, (off_t)place);
+    while (got < 0 && errno == EINTR);
+    return got;
 }
 
 /* By the lock on this byte of the file, far behind its data, others know that the peer lives. */

@@ -6,7 +6,6 @@
 #include "inside.h"
 
 #include <string.h>
-#include <unistd.h>
 
 /* How many records are looked at one by one: a few milliseconds. */
 #define PEEK_AT 50000
@@ -20,7 +19,7 @@
 static enum ring_result
 read_at(int file, uint64_t place, void *to, size_t size)
 {
-    ssize_t got = pread(file, to, size, (off_t)place);
+    ssize_t got = ring_pread(file, to, size, place);
     if (got < 0)
         return RING_SYSTEM;
     return (size_t)got < size ? RING_SHORT : RING_OK;
@@ -56,7 +55,7 @@ read_record(int file, const struct ring_header *header, uint64_t position, struc
 {
     if (position - piece->begin >= piece->size) {
         uint64_t place = position % header->room, left = header->room - place;
-        ssize_t got = pread(file, piece->bytes, left < PIECE ? left : PIECE, (off_t)(header->data + place));
+        ssize_t got = ring_pread(file, piece->bytes, left < PIECE ? left : PIECE, header->data + place);
         if (got < 0)
             return RING_SYSTEM;
         if ((size_t)got < sizeof *record)
@@ -129,25 +128,24 @@ count_messages(int file, const struct ring_header *header, struct ring_glance *s
     return RING_OK;
 }
 
-static bool
-is_locked(int file, uint32_t slot)
-{
-    struct flock lock = ring_peer_lock(slot, F_WRLCK);
-    return fcntl(file, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-}
-
-static void
+static enum ring_result
 count_peers(int file, const struct ring_header *header, struct ring_glance *seen)
 {
     for (uint32_t slot = 0; slot < RING_PEERS; slot++) {
         const struct ring_peer *peer = &header->peer[slot];
+        struct flock lock = ring_peer_lock(slot, F_WRLCK);
         /* The lock tells who lives; the state, that it is not just somebody who cleans up. */
-        if (peer->state == RING_FREE || !is_locked(file, slot))
+        if (peer->state == RING_FREE)
+            continue;
+        if (fcntl(file, F_OFD_GETLK, &lock) != 0)
+            return RING_SYSTEM;
+        if (lock.l_type == F_UNLCK)
             continue;
         seen->pids[seen->peers++] = peer->pid;
         seen->senders += (peer->does & RING_SENDS) != 0;
         seen->receivers += (peer->does & RING_RECEIVES) != 0;
     }
+    return RING_OK;
 }
 
 enum ring_result
@@ -170,7 +168,9 @@ ring_peek(int file, struct ring_glance *seen)
     seen->id = header.id;
     seen->dead = now.dead;
     seen->ended = now.ended != 0;
-    count_peers(file, &now, seen);
+    result = count_peers(file, &now, seen);
+    if (result != RING_OK)
+        return result;
     result = RING_BUSY;
     for (int attempt = 0; result == RING_BUSY && attempt < ATTEMPTS; attempt++)
         result = count_messages(file, &header, seen);

@@ -127,7 +127,7 @@ static bool
 free_lock(_Atomic uint32_t *lock, uint32_t slot)
 {
     uint32_t holder = atomic_load_explicit(lock, memory_order_relaxed);
-    while ((holder & ~RING_CONTENDED) == slot + 1)
+    for (int i = 0; i < ATTEMPTS && (holder & ~RING_CONTENDED) == slot + 1; i++)
         if (atomic_compare_exchange_weak_explicit(lock, &holder, 0, memory_order_acq_rel, memory_order_relaxed))
             return true;
     return false;

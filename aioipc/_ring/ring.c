@@ -17,12 +17,14 @@ ring_bounds(struct ring *ring, uint64_t *head, uint64_t *tail)
     struct ring_header *header = ring->memory.header;
     /* Head, tail, and head again: a tail is of the time of a head that has not moved since. */
     uint64_t again = atomic_load_explicit(&header->head, memory_order_acquire);
-    do {
+    for (int i = 0; i < TRIES; i++) {
         *head = again;
         *tail = atomic_load_explicit(&header->tail, memory_order_acquire);
         again = atomic_load_explicit(&header->head, memory_order_acquire);
-    } while (*head != again);
-    return check_bounds(ring, *head, *tail);
+        if (*head == again)
+            return check_bounds(ring, *head, *tail);
+    }
+    return ring_fault(ring, "the positions of its records");
 }
 
 enum ring_result
@@ -180,9 +182,11 @@ ring_rewind(struct ring *ring, uint64_t position)
     _Atomic uint64_t *rewind = &ring->memory.header->rewind;
     uint64_t seen = atomic_load_explicit(rewind, memory_order_relaxed);
     /* Written also where it stays what it is: so that who takes it away sees what came before. */
-    while (!atomic_compare_exchange_weak_explicit(rewind, &seen, position < seen ? position : seen,
+    for (int i = 0; i < TRIES; i++)
+        if (atomic_compare_exchange_weak_explicit(rewind, &seen, position < seen ? position : seen,
                                                   memory_order_acq_rel, memory_order_relaxed))
-        ;
+            return;
+    atomic_store_explicit(rewind, position, memory_order_release);
 }
 
 /* The record is a message from now on, or once more. */

@@ -39,7 +39,7 @@ STEPS = 300
 def peer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The C program that dies where it is told to: see peers/channel.c."""
     others = [RING / file for file in ("bells.c", "file.c", "peers.c", "ring.c")]
-    return compile_c(PEERS / "channel.c", tmp_path_factory.mktemp("peers") / "channel", *others)
+    return compile_c(PEERS / "channel.c", tmp_path_factory.mktemp("peers") / "channel", "-Wl,--wrap=write", *others)
 
 
 def killed_after(steps: int, peer: str, name: str, words: str) -> bool:
@@ -223,6 +223,30 @@ async def test_cleaning_up_survives_a_death_at_any_instruction(
             break
 
 
+# Overwritten at any instruction -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "values", "words", "said"),
+    [
+        ("the send lock, by a peer that there is not", "128:100:0:100", "lock_in_vain", "busy"),
+        ("head", "320:0:64:6400", "look", "corrupt"),
+        ("rewind", "384:0:64:6400", "return", ""),
+    ],
+)
+def test_who_overwrites_all_the_time_holds_nobody_up(
+    name: str, peer: str, place: str, values: str, words: str, said: str
+) -> None:
+    """What is tried again because others may have been in the way ends, also if they always are."""
+    with Channel.create(name, capacity=2**14) as channel:
+        channel.send_many_nowait([TEXT] * 3)
+        command = [peer, name, f"overwrite={values}:1:200000", "join", "borrow", "begin", words]
+        result = subprocess.run(command, capture_output=True, check=False, text=True)
+        if "ptrace: Operation not permitted" in result.stderr:
+            pytest.skip("the tracing of a child is forbidden here")
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, said, ""), place
+
+
 # Stopped ----------------------------------------------------------------------
 
 
@@ -314,6 +338,13 @@ async def test_a_peer_stopped_before_it_rings(name: str, peer: str, where: str, 
             with anyio.fail_after(30):
                 await until(lambda: received == [TEXT])
             process.wait()
+
+
+@pytest.mark.anyio
+async def test_a_bell_for_which_there_is_no_page_at_first_is_heard(name: str, peer: str) -> None:
+    async with Channel.create(name, capacity=128) as own, receiving(own) as received:
+        with stopped(peer, name, "join lack_page send stop"), anyio.fail_after(30):
+            await until(lambda: received == [TEXT])
 
 
 # Creators, and places ---------------------------------------------------------

@@ -4,6 +4,10 @@
  *   channel NAME STEPS WORD...     does so in a child, and stops that so many instructions after the word "begin";
  *                                  prints "stopped", or "ended" if it came to its end before.  Then it reads a
  *                                  letter: k kills it, c lets it go on to its end
+ *   channel NAME overwrite=PLACE:FIRST:STEP:LAST:PERIOD:STEPS WORD...
+ *                                  does so in a child, and meanwhile overwrites the word at this place of the file
+ *                                  with FIRST, FIRST + STEP ... LAST, FIRST ..., each time that it has made as many
+ *                                  instructions as PERIOD says.  Prints "endless" if it takes more than STEPS of them
  *
  * The words are the functions of ring.h, and these:
  *
@@ -11,7 +15,9 @@
  *   send reserve receive borrow    composed of those, as binding.c does
  *   crowd                          joins until there is no slot left, and prints how often
  *   stop kill                      raise that signal
- *   say                            prints "here" */
+ *   lack_page                      lets the next write(2) fail for want of memory
+ *   say                            prints "here"
+ *   lock_in_vain look              print what came of it */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -30,6 +36,22 @@ static struct ring_loan loan;
 static char path[300];
 static int lock_file, bells[2];
 static uint64_t size = 10;
+
+static bool lacks_page;
+
+/* write(2), for which the kernel has no page once when it was told so.  The linker has it called instead: --wrap. */
+ssize_t __real_write(int file, const void *bytes, size_t size);
+ssize_t __wrap_write(int file, const void *bytes, size_t size);
+
+ssize_t
+__wrap_write(int file, const void *bytes, size_t size)
+{
+    if (!lacks_page)
+        return __real_write(file, bytes, size);
+    lacks_page = false;
+    errno = ENOMEM;
+    return -1;
+}
 
 static int
 check(const char *call, int result)
@@ -94,10 +116,25 @@ crowd(void)
 
 static void stop(void) { raise(SIGSTOP); }
 static void die(void) { raise(SIGKILL); }
+static void lack_page(void) { lacks_page = true; }
 static void say(void) { puts("here"); }
 static void join(void) { must("join", ring_join(&ring, &memory, lock_file, bells)); }
 static void leave(void) { ring_leave(&ring); }
 static void reap(void) { must("reap", ring_reap(&ring)); }
+
+static void
+lock_in_vain(void)
+{
+    ring.waits = true;
+    printf("%s\n", ring_lock_send(&ring) == RING_BUSY ? "busy" : "locked");
+}
+
+static void
+look(void)
+{
+    struct ring_statistics statistics;
+    printf("%s\n", ring_look(&ring, &statistics) == RING_CORRUPT ? "corrupt" : "well");
+}
 
 static void lock_send(void) { must("lock_send", ring_lock_send(&ring)); }
 static void make_room(void) { must("make_room", ring_make_room(&ring, ring_length(size))); }
@@ -173,8 +210,8 @@ static const struct word {
     const char *name;
     void (*act)(void);
 } words[] = {
-    {"begin", stop}, {"stop", stop}, {"kill", die}, {"say", say}, {"crowd", crowd}, {"join", join}, {"leave", leave},
-    {"reap", reap}, {"lock_send", lock_send}, {"make_room", make_room}, {"allocate", allocate},
+    {"begin", stop}, {"stop", stop}, {"kill", die}, {"lack_page", lack_page}, {"say", say}, {"crowd", crowd}, {"join", join}, {"leave", leave},
+    {"reap", reap}, {"lock_in_vain", lock_in_vain}, {"look", look}, {"lock_send", lock_send}, {"make_room", make_room}, {"allocate", allocate},
     {"allocate_reserved", allocate_reserved}, {"publish", publish}, {"unlock_send", unlock_send},
     {"wake_receivers", wake_receivers}, {"fill", fill}, {"commit", commit}, {"abort", give_up}, {"end", end},
     {"lock_receive", lock_receive}, {"find", find}, {"consume", consume}, {"take", take},
@@ -218,14 +255,49 @@ wait_for(pid_t child)
     return status;
 }
 
-static int
-trace(long steps, int count, char **names)
+static pid_t
+fork_traced(int count, char **names)
 {
     pid_t child = check("fork", fork());
     if (child == 0) {
         check("ptrace", (int)ptrace(PTRACE_TRACEME, 0, NULL, NULL));
         act_on(count, names);
     }
+    return child;
+}
+
+static int
+overwrite(const char *how, int count, char **names)
+{
+    long place, period, steps;
+    uint32_t first, step, last;
+    if (sscanf(how, "overwrite=%ld:%u:%u:%u:%ld:%ld", &place, &first, &step, &last, &period, &steps) != 6)
+        return 2;
+    pid_t child = fork_traced(count, names);
+    int status = wait_for(child);
+    must("map", ring_map(&memory, check(path, open(path, O_RDWR | O_CLOEXEC))));
+    _Atomic uint32_t *word = (_Atomic uint32_t *)((char *)memory.header + place);
+    uint32_t value = first;
+    for (; WIFSTOPPED(status) && steps > 0; steps--) {
+        if (steps % period == 0) {
+            atomic_store(word, value);
+            value = value + step > last ? first : value + step;
+        }
+        check("ptrace", (int)ptrace(PTRACE_SINGLESTEP, child, NULL, NULL));
+        status = wait_for(child);
+    }
+    if (WIFSTOPPED(status)) {
+        puts("endless");
+        check("kill", kill(child, SIGKILL));
+        wait_for(child);
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+}
+
+static int
+trace(long steps, int count, char **names)
+{
+    pid_t child = fork_traced(count, names);
     int status = wait_for(child);
     for (; WIFSTOPPED(status) && steps > 0; steps--) {
         check("ptrace", (int)ptrace(PTRACE_SINGLESTEP, child, NULL, NULL));
@@ -250,6 +322,8 @@ main(int argc, char **argv)
         return 2;
     setvbuf(stdout, NULL, _IOLBF, 0);
     snprintf(path, sizeof path, "/dev/shm%s", argv[1]);
+    if (strncmp(argv[2], "overwrite=", 10) == 0)
+        return overwrite(argv[2], argc - 3, argv + 3);
     if (strcmp(argv[2], "-") != 0)
         return trace(strtol(argv[2], NULL, 10), argc - 3, argv + 3);
     act_on(argc - 3, argv + 3);
