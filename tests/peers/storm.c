@@ -8,11 +8,13 @@
  *
  *   mq NAME
  *   semaphore NAME
- *   queue ID FIRST TYPES CHOICE e|-     messages of the types FIRST to FIRST + TYPES - 1 in turn are given; taken
- *                                       is what CHOICE says, or with e everything else
+ *   queue ID FIRST TYPES CHOICE e|- SIZE
+ *                                       messages of the types FIRST to FIRST + TYPES - 1 in turn, of that many bytes,
+ *                                       are given; taken is what CHOICE says, or with e everything else
  *   set ID NUMBER...                    one of each of these semaphores, at once
  *   swing ID                            one of semaphore 1, for which semaphore 0 must be zero: to give it, this raises
  *                                       semaphore 0, and lowers it again
+ *   latch ID                            semaphore 0 is lowered, or raised when it is zero
  *   fifo PATH SIZE                      messages of that many bytes
  *   opening PATH                        each time it opens its end, and closes it again
  *   channel NAME
@@ -22,13 +24,18 @@
  * the end of standard input it takes what is left without waiting, and writes to the file RECORD how many it gave, or
  * the numbers it took, a line each.  SIGUSR1 ends a wait then.
  *
- * "end" reads lines, does what they say, and writes a byte for each, which is a + but for "ended":
+ * "end" reads lines, does what they say, and writes a byte for each, which is a + where nothing else is said:
  *
  *   queue ID, set ID                    removes it
  *   reader PATH, writer PATH, close -   opens an end of a FIFO, and closes it again
  *   lock NAME, unlock -                 goes where it alone can send to a channel, and comes back
  *   finish NAME                         ends a channel
  *   ended NAME                          whether it has been ended: the byte is a + or a -
+ *   mq NAME, semaphore NAME, channel NAME
+ *                                       opens it, to have it in the following
+ *   unlink NAME                         takes its name away
+ *   give -                              gives one
+ *   left -                              takes what is left, and closes it: the byte is a digit, how many these were
  *
  * Anything unexpected ends the program with the name of the call. */
 #include <errno.h>
@@ -55,7 +62,7 @@ enum { OTHER = -1 };   /* the number of what this has not given */
 static bool gives;
 static char **words;    /* those after the kind of the object */
 static int count;       /* of these */
-static char text[8192];
+static char text[16384];
 
 /* Whether a call was successful; false if it had to wait, and was not to, or was interrupted. */
 static bool
@@ -92,7 +99,19 @@ static mqd_t mq;
 static void
 open_mq(void)
 {
-    mq = (mqd_t)check("mq_open", mq_open(words[0], gives ? O_WRONLY : O_RDONLY));
+    mq = (mqd_t)check("mq_open", mq_open(words[0], O_RDWR));
+}
+
+static void
+close_mq(void)
+{
+    check("mq_close", mq_close(mq));
+}
+
+static void
+unlink_mq(void)
+{
+    check("mq_unlink", mq_unlink(words[0]));
 }
 
 static bool
@@ -128,6 +147,18 @@ open_semaphore(void)
     check("sem_open", semaphore == SEM_FAILED ? -1 : 0);
 }
 
+static void
+close_semaphore(void)
+{
+    check("sem_close", sem_close(semaphore));
+}
+
+static void
+unlink_semaphore(void)
+{
+    check("sem_unlink", sem_unlink(words[0]));
+}
+
 static bool
 give_semaphore(long number)
 {
@@ -160,9 +191,10 @@ static bool
 give_queue(long number)
 {
     message.type = atol(words[1]) + number % atol(words[2]);
-    write_text(number, 24);
-    memcpy(message.text, text, 24);
-    return done("msgsnd", msgsnd(id, &message, 24, 0));
+    size_t length = (size_t)atoi(words[5]);
+    write_text(number, (int)length);
+    memcpy(message.text, text, length);
+    return done("msgsnd", msgsnd(id, &message, length, 0));
 }
 
 static bool
@@ -220,6 +252,22 @@ take_swing(bool waiting, long *number)
     struct sembuf operations[] = {{0, 0, flags}, {1, -1, flags}};
     *number = 0;
     return done("semop", semop(id, operations, 2));
+}
+
+static bool
+give_latch(long number)
+{
+    struct sembuf lower[] = {{0, -1, 0}};
+    (void)number;
+    return done("semop", semop(id, lower, 1));
+}
+
+static bool
+take_latch(bool waiting, long *number)
+{
+    struct sembuf raise[] = {{0, 0, waiting ? 0 : IPC_NOWAIT}, {0, 1, 0}};
+    *number = 0;
+    return done("semop", semop(id, raise, 2));
 }
 
 /* FIFOs ---------------------------------------------------------------------- */
@@ -281,38 +329,45 @@ give_opening(long number)
     }
 }
 
+/* Who opened the other end may leave without a message: that is one time, too. */
 static bool
 take_opening(bool waiting, long *number)
 {
-    while (waiting) {
-        int end = open(words[0], O_RDONLY);
-        if (!done("open", end))
-            return false;
-        ssize_t got = read(end, text, 16);
-        close(end);
-        if (!done("read", got))
-            return false;
-        if (got == 16) {
-            *number = read_text();
-            return true;
-        }
-    }
-    return false;
+    int end = waiting ? open(words[0], O_RDONLY) : -1;
+    if (!waiting || !done("open", end))
+        return false;
+    ssize_t got = read(end, text, 16);
+    close(end);
+    if (!done("read", got))
+        return false;
+    *number = got == 0 ? OTHER : read_text();
+    return true;
 }
 
 /* Channels ------------------------------------------------------------------- */
 
 static struct ring ring;
 
-static int
-open_in_memory(const char *format, const void *name, uint64_t number)
+static char path[300];
+
+static const char *
+in_memory(const char *name)
 {
-    char path[300];
-    if (name != NULL)
-        snprintf(path, sizeof path, format, (const char *)name);
-    else
-        snprintf(path, sizeof path, format, (unsigned long long)number);
-    return (int)check(path, open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    snprintf(path, sizeof path, "/dev/shm%.255s", name);
+    return path;
+}
+
+static const char *
+doorbell(const struct ring_header *header, const char *which)
+{
+    snprintf(path, sizeof path, "/dev/shm/aioipc.%016llx.%s", (unsigned long long)header->id, which);
+    return path;
+}
+
+static int
+open_file(const char *file)
+{
+    return (int)check(file, open(file, O_RDWR | O_NONBLOCK | O_CLOEXEC));
 }
 
 static void
@@ -329,14 +384,33 @@ static void
 open_channel(void)
 {
     struct ring_memory memory;
-    int bells[2], file = open_in_memory("/dev/shm%s", words[0], 0);
+    int bells[2], file = open_file(in_memory(words[0]));
     must("ring_map", ring_map(&memory, file));
     close(file);
-    bells[RING_MESSAGES] = open_in_memory("/dev/shm/aioipc.%016llx.messages", NULL, memory.header->id);
-    int lock_file = open_in_memory("/dev/shm%s", words[0], 0);
-    bells[RING_ROOM] = open_in_memory("/dev/shm/aioipc.%016llx.room", NULL, memory.header->id);
+    bells[RING_MESSAGES] = open_file(doorbell(memory.header, "messages"));
+    int lock_file = open_file(in_memory(words[0]));
+    bells[RING_ROOM] = open_file(doorbell(memory.header, "room"));
     must("ring_join", ring_join(&ring, &memory, lock_file, bells));
     check("ring_listen", ring_listen(&ring, gives ? RING_ROOM : RING_MESSAGES));
+}
+
+static void
+close_channel(void)
+{
+    ring_leave(&ring);
+    ring_unmap(&ring.memory);
+    close(ring.ears[gives ? RING_ROOM : RING_MESSAGES]);
+    close(ring.bells[RING_MESSAGES]);
+    close(ring.lock_file);
+    close(ring.bells[RING_ROOM]);
+}
+
+static void
+unlink_channel(void)
+{
+    check("unlink", unlink(in_memory(words[0])));
+    check("unlink", unlink(doorbell(ring.memory.header, "messages")));
+    check("unlink", unlink(doorbell(ring.memory.header, "room")));
 }
 
 static enum ring_result
@@ -414,15 +488,18 @@ static const struct kind {
     void (*open)(void);
     bool (*give)(long number);
     bool (*take)(bool waiting, long *number);
+    void (*unlink)(void);
+    void (*close)(void);
 } kinds[] = {
-    {"mq", open_mq, give_mq, take_mq},
-    {"semaphore", open_semaphore, give_semaphore, take_semaphore},
-    {"queue", open_id, give_queue, take_queue},
-    {"set", open_id, give_set, take_set},
-    {"swing", open_id, give_swing, take_swing},
-    {"fifo", open_fifo, give_fifo, take_fifo},
-    {"opening", open_nothing, give_opening, take_opening},
-    {"channel", open_channel, give_channel, take_channel},
+    {"mq", open_mq, give_mq, take_mq, unlink_mq, close_mq},
+    {"semaphore", open_semaphore, give_semaphore, take_semaphore, unlink_semaphore, close_semaphore},
+    {"queue", open_id, give_queue, take_queue, NULL, NULL},
+    {"set", open_id, give_set, take_set, NULL, NULL},
+    {"swing", open_id, give_swing, take_swing, NULL, NULL},
+    {"latch", open_id, give_latch, take_latch, NULL, NULL},
+    {"fifo", open_fifo, give_fifo, take_fifo, NULL, NULL},
+    {"opening", open_nothing, give_opening, take_opening, NULL, NULL},
+    {"channel", open_channel, give_channel, take_channel, unlink_channel, close_channel},
 };
 
 static const struct kind *
@@ -466,17 +543,6 @@ serve(const struct kind *kind, FILE *record)
             note(record, number);
 }
 
-static void
-leave_channel(void)
-{
-    ring_leave(&ring);
-    ring_unmap(&ring.memory);
-    close(ring.ears[RING_MESSAGES]);
-    close(ring.bells[RING_MESSAGES]);
-    close(ring.lock_file);
-    close(ring.bells[RING_ROOM]);
-}
-
 /* Somebody may be in the lock just now. */
 static void
 until_free(const char *call, enum ring_result (*act)(struct ring *ring))
@@ -493,17 +559,32 @@ is_ended(void)
     struct ring_statistics found;
     open_channel();
     must("ring_look", ring_look(&ring, &found));
-    leave_channel();
+    close_channel();
     return found.ended;
+}
+
+/* How many were left, as a digit. */
+static char
+take_left(const struct kind *kind)
+{
+    char left = '0';
+    long number;
+    gives = false;
+    while (kind->take(false, &number))
+        left++;
+    gives = true;
+    kind->close();
+    return left;
 }
 
 static void
 end_all(void)
 {
     char what[20], which[4000], *name = which;
+    const struct kind *kind = NULL;
     words = &name;
     while (scanf("%19s %3999s", what, which) == 2) {
-        bool answer = true;
+        char answer = '+';
         if (strcmp(what, "queue") == 0)
             check("msgctl", msgctl(atoi(which), IPC_RMID, NULL));
         else if (strcmp(what, "set") == 0)
@@ -519,16 +600,25 @@ end_all(void)
             until_free("ring_lock_send", ring_lock_send);
         } else if (strcmp(what, "unlock") == 0) {
             ring_unlock_send(&ring);
-            leave_channel();
+            close_channel();
         } else if (strcmp(what, "finish") == 0) {
             open_channel();
             until_free("ring_end", ring_end);
-            leave_channel();
+            close_channel();
         } else if (strcmp(what, "ended") == 0)
-            answer = is_ended();
-        else
-            find(what);
-        check("write", write(1, answer ? "+" : "-", 1));
+            answer = is_ended() ? '+' : '-';
+        else if (strcmp(what, "unlink") == 0)
+            kind->unlink();
+        else if (strcmp(what, "give") == 0)
+            kind->give(0);
+        else if (strcmp(what, "left") == 0)
+            answer = take_left(kind);
+        else {
+            kind = find(what);
+            gives = true;
+            kind->open();
+        }
+        check("write", write(1, &answer, 1));
     }
 }
 

@@ -2,8 +2,8 @@
 
     python tests/torture/figures.py [--runs FILE.json ...] [--soak FILE.json]
 
-The runs are those of run.py --json, which are added up, the other is that of soak.py --json.  It takes the
-packages of the extra "benchmarks".
+The runs are those of run.py --json, which are added up, the other is that of soak.py --json; also older ones will do,
+which tell less.  It takes the packages of the extra "benchmarks".
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import argparse
 import json
 import statistics
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from soak_drift import CONTROL, PERCENTILES, Drift, Record, drifts, percentile
+from soak_drift import CONTROL, PERCENTILES, Drift, Record, Verdict, drifts, ends, percentile
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -26,6 +26,8 @@ from publishing import DOCUMENTS, fill, markdown_table, plot
 PAGE = DOCUMENTS / "reliability.md"
 PLOTS = DOCUMENTS / "reliability"
 RUNS, SOAK = (f"<!-- {what}: made by tests/torture/figures.py -->" for what in ("runs", "soak"))
+EVENTS = "races", "kills", "stops", "faults"
+"""What a part of the runs is for."""
 WINDOWS = 60
 """How many points a line of a plot has."""
 
@@ -33,8 +35,15 @@ WINDOWS = 60
 # Runs
 
 
-def runs_table(runs: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """A line for each thing that was tortured, on all loops together."""
+def runs_text(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """When and where they were, what each part has reached, and a line for each thing that was tortured."""
+    yield (
+        "; ".join(
+            f"{count} {'run' if count == 1 else 'runs'} {where}"
+            for where, count in Counter(map(where_of, runs)).items()
+        )
+        + "."
+    )
     rows: dict[tuple[str, str], Counter[str]] = {}
     loops: dict[tuple[str, str], list[str]] = {}
     for run in runs:
@@ -47,6 +56,9 @@ def runs_table(runs: Iterable[dict[str, Any]]) -> Iterator[str]:
             row.update(found["counts"])
             if loop not in loops.setdefault((part, what), []):
                 loops[part, what].append(loop)
+    yield markdown_table(
+        ["part", "things", "in all", "least of one, on all its loops", "of which", "none of"], list(sums(rows))
+    )
     yield markdown_table(
         ["part", "what", "on", "rounds", "minutes", "findings", "counted"],
         [
@@ -64,14 +76,31 @@ def runs_table(runs: Iterable[dict[str, Any]]) -> Iterator[str]:
     )
 
 
+def where_of(run: Record) -> str:
+    """When and where it was, if it tells."""
+    if "date" not in run:
+        return "of which it is not recorded when and where"
+    return f"on {run['date']}, Python {run['python']}, Linux {run['linux']}, {run['processors']} processors"
+
+
+def sums(rows: dict[tuple[str, str], Counter[str]]) -> Iterator[list[str]]:
+    """What the parts are for, of all that was tortured, and of what had the least of it; else their rounds."""
+    parts: defaultdict[str, dict[str, Counter[str]]] = defaultdict(dict)
+    for (part, what), row in rows.items():
+        parts[part][what] = row
+    for part, of in parts.items():
+        for event in [event for event in EVENTS if any(row[event] for row in of.values())] or ["rounds"]:
+            counts = {what: row[event] for what, row in of.items() if row[event]}
+            least = min(counts, key=counts.__getitem__)
+            none = ", ".join(what for what in of if what not in counts)
+            yield [part, str(len(of)), f"{sum(counts.values()):,} {event}", f"{counts[least]:,}", least, none]
+
+
 # The soak
 
 
 def soak_text(record: Record) -> Iterator[str]:
-    yield (
-        f"{record['seconds'] / 60:.0f} minutes on {record['date']}, Python {record['python']}, Linux "
-        f"{record['linux']}, {record['processors']} processors that had other work, too. Done meanwhile:"
-    )
+    yield f"{record['seconds'] / 60:.0f} minutes {where_of(record)} that had other work, too. Done meanwhile:"
     loops = list(record["counts"])
     things = sorted({thing for counts in record["counts"].values() for thing in counts})
     yield markdown_table(
@@ -85,10 +114,11 @@ def soak_text(record: Record) -> Iterator[str]:
     yield markdown_table(
         ["", *whose, "may grow"],
         [
-            [what, *(_cell(row.get(one)) for one in whose), _bound(next(iter(row.values())))]
+            [what, *(_cell(row.get(one)) for one in whose), (one := next(iter(row.values()))).change(one.bound)]
             for what, row in found.items()
         ],
     )
+    yield from judgement(record, [drift for row in found.values() for drift in row.values()])
     for path, title in draw(record):
         yield f"![{title}](reliability/{path.name})"
 
@@ -97,11 +127,61 @@ def _cell(drift: Drift | None) -> str:
     if drift is None:
         return ""
     text = f"{drift.shown(drift.first.value)}, {drift.shown(drift.last.value)}"
-    return text if drift.is_flat else f"**{text}**"
+    return {Verdict.FLAT: text, Verdict.GROWN: f"**{text}: grown**", Verdict.NOT_KNOWN: f"*{text}: not known*"}[
+        drift.verdict
+    ]
 
 
-def _bound(drift: Drift) -> str:
-    return f"{drift.shown(drift.bound)} times" if drift.is_latency else f"by {drift.shown(drift.bound)}"
+def judgement(record: Record, found: Sequence[Drift]) -> Iterator[str]:
+    """What was compared, and what came of it."""
+    by_verdict: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for drift in found:
+        by_verdict[drift.verdict].append((drift.what, drift.whose))
+    yield (
+        f"Of the {len(found)} that were compared, {len(by_verdict[Verdict.FLAT])} are flat. "
+        f"Grown: {_listed(by_verdict[Verdict.GROWN])}. "
+        f"Not known, because it goes up and down too much to say: {_listed(by_verdict[Verdict.NOT_KNOWN])}."
+    )
+    compared = {(drift.what, drift.whose) for drift in found}
+    rest = []
+    for text in PERCENTILES:
+        probed = [
+            (f"latency {text}, {name}", loop)
+            for loop, names in record["latency"].items()
+            for name in names
+            if name != CONTROL
+        ]
+        missing = [one for one in probed if one not in compared]
+        rest += [f"latency {text} of anything" if missing == probed else _listed(missing)] if missing else []
+    yield f"Not compared, for too few probes: {'; '.join(rest) or 'nothing'}."
+    yield _about_control(record)
+
+
+def _listed(found: Sequence[tuple[str, str]]) -> str:
+    """Things, and whose they are."""
+    whose: defaultdict[str, list[str]] = defaultdict(list)
+    for what, one in found:
+        whose[what].append(one)
+    return "; ".join(f"{what} ({', '.join(ones)})" for what, ones in whose.items()) or "nothing"
+
+
+def _about_control(record: Record) -> str:
+    """What latencies are divided by can change itself."""
+    medians = []
+    for loop, found in record["latency"].items():
+        thirds = ends(record, found[CONTROL]["times"], found[CONTROL]["seconds"])
+        before, after = (f"{1e3 * statistics.median(third):.2f}" if third else "?" for third in thirds)
+        medians.append(f"{before}, then {after} ms on {loop}")
+    text = f"The control itself took {'; '.join(medians)} (the medians of its probes). "
+    if "alone" in record:
+        return text + (
+            "What the library left in the loop would slow it down, too: so the processor time that it takes alone, "
+            "before all else is done and after it, is compared."
+        )
+    return text + (
+        "What the library left in the loop would slow it down, too, and be divided away; that was not measured apart "
+        "from what other work on the machine does to it."
+    )
 
 
 def windows(record: Record, times: Sequence[float], values: Sequence[float]) -> list[tuple[float, list[float]]]:
@@ -169,7 +249,7 @@ def main() -> None:
     parser.add_argument("--soak", type=Path)
     arguments = parser.parse_args()
     if arguments.runs:
-        fill(PAGE, RUNS, runs_table(json.loads(path.read_text()) for path in arguments.runs))
+        fill(PAGE, RUNS, runs_text([json.loads(path.read_text()) for path in arguments.runs]))
     if arguments.soak:
         fill(PAGE, SOAK, soak_text(json.loads(arguments.soak.read_text())))
 

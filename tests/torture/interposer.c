@@ -24,11 +24,11 @@ static const struct {
 } calls[] = {
 #define CALL(name) {#name, SYS_##name}
     CALL(clone3), CALL(epoll_create1), CALL(epoll_ctl), CALL(epoll_pwait), CALL(fallocate), CALL(fcntl),
-    CALL(ftruncate), CALL(futex), CALL(getdents64), CALL(inotify_add_watch), CALL(inotify_init1), CALL(linkat),
-    CALL(mknodat), CALL(mmap), CALL(mq_open), CALL(mq_timedreceive), CALL(mq_timedsend), CALL(mq_unlink), CALL(msgctl),
-    CALL(msgget), CALL(msgrcv), CALL(msgsnd), CALL(newfstatat), CALL(openat), CALL(pread64), CALL(read), CALL(semctl),
-    CALL(semget), CALL(semop), CALL(semtimedop), CALL(shmat), CALL(shmctl), CALL(shmget), CALL(timer_create),
-    CALL(unlinkat), CALL(write),
+    CALL(fstat), CALL(fstatfs), CALL(ftruncate), CALL(futex), CALL(getdents64), CALL(inotify_add_watch),
+    CALL(inotify_init1), CALL(ioctl), CALL(linkat), CALL(mknodat), CALL(mmap), CALL(mq_open), CALL(mq_timedreceive),
+    CALL(mq_timedsend), CALL(mq_unlink), CALL(msgctl), CALL(msgget), CALL(msgrcv), CALL(msgsnd), CALL(newfstatat),
+    CALL(openat), CALL(pread64), CALL(read), CALL(semctl), CALL(semget), CALL(semop), CALL(semtimedop), CALL(shmat),
+    CALL(shmctl), CALL(shmget), CALL(statfs), CALL(timer_create), CALL(unlinkat), CALL(write),
 #ifdef SYS_open     /* on older machines */
     CALL(clone), CALL(epoll_wait), CALL(link), CALL(lstat), CALL(mknod), CALL(open), CALL(stat), CALL(unlink),
 #endif
@@ -51,6 +51,7 @@ static const struct {
     VARIANT(shmctl, 1, 0xff, IPC_RMID), VARIANT(shmctl, 1, 0xff, IPC_SET),
     VARIANT(newfstatat, 3, AT_EMPTY_PATH, AT_EMPTY_PATH),
     VARIANT(openat, 2, O_CREAT, O_CREAT), VARIANT(openat, 2, O_TMPFILE, O_TMPFILE),
+    VARIANT(read, 2, WHOLE, 1024), VARIANT(write, 2, WHOLE, 8),     /* as libuv does, of and to its eventfd */
 };
 
 #if defined(__x86_64__)
@@ -99,6 +100,14 @@ interpose(void)
     /* A call that is looked at is not ended by a signal: of most, the kernel would not have it so either. */
     const unsigned flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+
+/* The names of all calls that are told of: the first, the second, and so on; NULL after the last. */
+const char *
+call_name(unsigned place)
+{
+    const unsigned plain = COUNT, all = plain + sizeof variants / sizeof *variants;
+    return place < plain ? calls[place].name : place < all ? variants[place - plain].name : NULL;
 }
 
 /* The next call: its name, such as "read" or "openat O_CREAT", the thread, and the id to answer it by.  NULL if it was

@@ -10,13 +10,14 @@ import ctypes
 import errno
 import faulthandler
 import functools
+import itertools
 import json
 import os
 import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -131,9 +132,17 @@ class Watcher:
         self._library.answer(self._listener, id, error)
 
 
+def calls() -> Iterator[str]:
+    """The names of all calls that can be made to fail."""
+    for place in itertools.count():
+        if (name := _interposer().call_name(place)) is None:
+            return
+        yield name.decode()
+
+
 @functools.cache
 def _interposer() -> ctypes.CDLL:
     found = ctypes.CDLL(library("torture/interposer.c"), use_errno=True)
-    found.next_call.restype = ctypes.c_char_p
+    found.next_call.restype = found.call_name.restype = ctypes.c_char_p
     found.answer.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
     return found

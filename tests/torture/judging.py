@@ -24,7 +24,8 @@ import posix_ipc
 import sysv_ipc
 from interposing import Fault, Voice, Watcher
 from operations import Operation
-from outside import Peer, Ring, on_system
+from outside import Peer, on_system
+from outside_channels import Ring
 from world import Failed, World, worker_threads
 
 from aioipc._ring import _deaths
@@ -37,8 +38,10 @@ LOOPS = {
 }
 _OTHERS = {"clone": "EAGAIN", "clone3": "EAGAIN"}
 """Calls whose errors the C library tells as others."""
-_KINDS = {"EACCES": "AccessError", "EPERM": "AccessError", "ENOLCK": "KernelError"}
+_KINDS = {"EACCES": "AccessError", "EPERM": "AccessError", "EIO": "KernelError", "ENOLCK": "KernelError"}
 """The exceptions of errors; a LimitError of all others."""
+_LONGEST = 5000
+"""As much is told of a result that is wrong, in characters."""
 
 
 # In the process under test ------------------------------------------------------------
@@ -92,7 +95,10 @@ async def _do(
     await _settle()
     voice.say("end", error=error)
     if error is None:
-        operation.undo(result)
+        try:
+            operation.undo(result)
+        except AssertionError as wrong:
+            voice.say("wrong", text=str(wrong)[:_LONGEST])
     return error is not None
 
 
@@ -135,6 +141,7 @@ class Judge:
         be_tortured = functools.partial(_be_tortured, operation, self._peer, loop, len(steps), limit)
         self._watcher = Watcher(world, be_tortured)
         self._limits = [Fault("any", 1, error, True) for error in errors]
+        self._imposed: list[Fault] = []
         self._wrong: dict[str, None] = {}
         self._faults: list[Fault] = []
         self._hits: list[Fault] = []
@@ -164,8 +171,10 @@ class Judge:
 
     def _hear_begin(self, step: int | None) -> None:
         self._faults = self._steps[step] if step is not None and step >= 0 else []
+        self._imposed = self._limits if step is not None and step >= 0 else []
         if step is not None:
             self._given = False
+            self._peer.prepare()
         self._begun = self._look()
         self._contents = self._look_inside()
         self._watcher.expect(*self._faults)
@@ -176,14 +185,17 @@ class Judge:
             self._contents = self._operation.gives(self._peer, self._contents)
 
     def _hear_done(self) -> None:
-        self._hits = self._watcher.hits or self._limits
+        self._hits = self._watcher.hits or self._imposed
         self.calls = Counter(self._watcher.counts)
         self.counts["operations"] += 1
         self.counts["faults"] += len(self._watcher.hits)
+        self.counts["faults that did not come"] += bool(self._faults and not self._hits)
         self._watcher.expect()
 
     def _hear_end(self, error: dict[str, Any] | None) -> None:
         operation = self._operation
+        if error is None:
+            self._peer.follow()
         contents = self._look_inside()
         if error is not None:
             self.counts["errors"] += 1
@@ -191,18 +203,23 @@ class Judge:
             _judge(operation, error, self._hits)
             if not operation.ends:
                 after = self._look()
-                if operation.peer is Ring:  # once it has waited, a handle keeps these
+                if issubclass(operation.peer, Ring):  # once it has waited, a handle keeps these
                     _drop("anon_inode:[eventpoll]", self._begun["descriptors"], after["descriptors"])
                 self._compare(self._begun, after)
                 assert contents == self._contents, self._told(f"{self._contents} became {contents}")
-        elif operation.effect is not None:
+        else:
             wanted = operation.effect(self._contents)
             assert contents == wanted, self._told(f"{self._contents} became {contents}, not {wanted}")
-        elif operation.removes:
+        if error is None and operation.removes:
             after = self._look()
-            if operation.peer is Ring:  # it stays mapped for the views that may be out, until the handle is collected
+            if issubclass(
+                operation.peer, Ring
+            ):  # it stays mapped for the views that may be out, until the handle is collected
                 after["mappings"] = self._before["mappings"]
             self._compare(self._before, after)
+
+    def _hear_wrong(self, text: str) -> None:
+        raise AssertionError(self._told(text))
 
     def _hear_after(self) -> None:
         self._compare(self._before, self._look())

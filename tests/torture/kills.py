@@ -5,8 +5,14 @@ See docs/channels.md, docs/semaphores.md and others for what is promised about d
 
 from __future__ import annotations
 
+import kills_changes
 import kills_holders
 import kills_lives
 import kills_traffic
 
-SCENARIOS = (*kills_lives.SCENARIOS, *kills_traffic.SCENARIOS, *kills_holders.SCENARIOS)
+SCENARIOS = (
+    *kills_lives.SCENARIOS,
+    *kills_traffic.SCENARIOS,
+    *kills_holders.SCENARIOS,
+    *kills_changes.SCENARIOS,
+)

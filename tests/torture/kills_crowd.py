@@ -34,7 +34,7 @@ _AT_WORK, _PAUSED, _ENDING = range(3)
 
 TASKS = 2
 """Of each process that works in several."""
-STEPS = 6
+STEPS = 10
 """Of a schedule."""
 PATIENCE = 30
 """Who does not go on for so many seconds has hung."""
@@ -74,6 +74,7 @@ class Notes:
         return self.words[self._DONE]
 
     def did(self) -> None:
+        """Note that something came of what it does: who never gets so far has not gone on."""
         self.words[self._DONE] += 1
 
 
@@ -124,9 +125,10 @@ def draw(rng: random.Random, *, members: int, **settings: object) -> Schedule:
             "who": others.pop(),
             "at": rng.choice((None, CREATING, CREATING, USING, CLOSING)),
             "after": rng.randrange(rng.choice((30, 300, 3000))),
-            "how": rng.choice(("kill", "stop", "stop", "stop, kill")),
+            "how": rng.choice(("kill", "stop", "stop, kill")),
             "milliseconds": rng.choice((0, 0, round(50 * rng.random(), 3))),
             "others": others,
+            "stopped": rng.randrange(len(others) + 1),
             "late": rng.random() < 0.5,
             "settle": rng.random() < 0.6,
         }
@@ -196,16 +198,20 @@ class Crowd:
         if step["how"] == "kill":
             self.kill([who, *others], after_kill, late=step["late"])
             return
-        who.child.signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, who.child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        self.counts["stops"] += 1
-        self.kill(others, after_kill)
+        stopped = [who, *others[: step["stopped"]]]
+        for member in stopped:
+            member.child.signal(signal.SIGSTOP)
+        for member in stopped:
+            os.waitid(os.P_PID, member.child.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self.counts["stops"] += 1
+        self.kill(others[step["stopped"] :], after_kill)
         time.sleep(step["milliseconds"] / 1000)
-        self._wait_for_ticks([member for member in self.living if member is not who])
+        self._wait_for_ticks([member for member in self.living if member not in stopped])
         if step["how"] == "stop":
-            who.child.signal(signal.SIGCONT)
+            for member in stopped:
+                member.child.signal(signal.SIGCONT)
         else:
-            self.kill([who], after_kill)
+            self.kill(stopped, after_kill)
 
     def kill(
         self,

@@ -9,14 +9,14 @@ import os
 import random
 import subprocess
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 
 import anyio
 import posix_ipc
 from harness import Scenario, Schedule
 from kills_crowd import CLOSING, CREATING, RESTING, TASKS, USING, Crowd, Me, Member, Notes, draw, in_tasks
-from kills_lives import rows_of
+from kills_left import rows_of
 from world import World, finished, program
 
 import aioipc
@@ -32,12 +32,12 @@ NOTHING, TAKING, HOLDING, GIVING_BACK = range(4)
 async def hold(me: Me) -> None:
     me.notes.phase = USING
     await anyio.sleep(0.001 * me.rng.random() if me.rng.random() < 0.5 else 0)
+    me.notes.did()
     me.notes.phase = CLOSING
 
 
 async def rest(me: Me) -> None:
     me.notes.phase = RESTING
-    me.notes.did()
     await anyio.sleep(0.002 * me.rng.random() if me.rng.random() < 0.5 else 0)
 
 
@@ -82,6 +82,7 @@ def hold_semaphore(world: World, schedule: Schedule) -> Counter[str]:
     taken_along = permits + replaced - semaphore.value
     assert sure <= taken_along <= replaced
     crowd.counts["acquired"] += sum(member.notes.done for member in crowd.all)
+    crowd.counts["kills while holding"] += sure
     crowd.counts["taken along"] += taken_along
     return crowd.counts
 
@@ -129,7 +130,34 @@ def hold_set(world: World, schedule: Schedule) -> Counter[str]:
 
 
 class GiveBackError(Exception):
-    """Ends a block that has borrowed a message."""
+    """Ends a block that has borrowed a message, or reserved room for one."""
+
+
+def in_blocks(
+    name: str, enter: Callable[[Channel], AbstractAsyncContextManager[memoryview]], which: Callable[[memoryview], int]
+) -> Callable[[Me, int], Awaitable[None]]:
+    """Hold what a block of a channel lends, which nobody else has meanwhile, and give it back.
+
+    :param which: the number of what was lent
+    """
+
+    async def work(me: Me, task: int) -> None:
+        own = me.number * TASKS + task
+        owners = me.common.words[Notes.FIRST :]
+        while not me.is_ending:
+            with Channel.open(name) as channel:
+                for _ in range(me.rng.randrange(1, 30)):
+                    me.notes.phase = CREATING
+                    with suppress(GiveBackError):
+                        async with enter(channel) as view:
+                            number = which(view)
+                            owners[number] = own
+                            await hold(me)
+                            assert owners[number] == own
+                            raise GiveBackError
+                    await rest(me)
+
+    return work
 
 
 def hold_messages(world: World, schedule: Schedule) -> Counter[str]:
@@ -144,29 +172,42 @@ def hold_messages(world: World, schedule: Schedule) -> Counter[str]:
         with Channel.open(name) as channel:
             return [message[0] for message in channel.receive_many_nowait(100)]
 
-    async def work(me: Me, task: int) -> None:
-        own = me.number * TASKS + task
-        owners = me.common.words[Notes.FIRST :]
-        while not me.is_ending:
-            with Channel.open(name) as channel:
-                for _ in range(me.rng.randrange(1, 30)):
-                    me.notes.phase = CREATING
-                    with suppress(GiveBackError):
-                        async with channel.borrow() as message:
-                            number = message[0]
-                            owners[number] = own
-                            await hold(me)
-                            assert owners[number] == own
-                            raise GiveBackError
-                    await rest(me)
-
     world.fork(send).result()
     crowd = Crowd(world, schedule)
+    work = in_blocks(name, lambda channel: channel.borrow(), lambda message: message[0])
     crowd.add("holder", in_tasks(work), HOLDERS)
     crowd.storm()
     crowd.end()
     assert sorted(world.fork(drain).result()) == list(range(permits))
     crowd.counts["borrowed"] += sum(member.notes.done for member in crowd.all)
+    return crowd.counts
+
+
+def hold_reservations(world: World, schedule: Schedule) -> Counter[str]:
+    """Room that somebody has reserved when he is killed is the others' again: each takes all there is."""
+    name = world.name()
+
+    def create() -> None:
+        Channel.create(name, capacity=4096, persist=True).close()
+
+    def look() -> None:
+        with Channel.open(name) as channel:
+            assert channel.statistics().messages == 0
+            channel.send_nowait(bytes(channel.max_message_size))
+
+    def write(buffer: memoryview) -> int:
+        """There is but one."""
+        buffer[:] = bytes(len(buffer))
+        return 0
+
+    world.fork(create).result()
+    crowd = Crowd(world, schedule)
+    work = in_blocks(name, lambda channel: channel.reserve(channel.max_message_size), write)
+    crowd.add("holder", in_tasks(work), HOLDERS)
+    crowd.storm()
+    crowd.end()
+    world.fork(look).result()
+    crowd.counts["reserved"] += sum(member.notes.done for member in crowd.all)
     return crowd.counts
 
 
@@ -233,6 +274,7 @@ def open_fifo(world: World, schedule: Schedule) -> Counter[str]:
                 for _ in range(me.rng.randrange(5)):
                     with suppress(aioipc.EndOfStream):
                         assert set(await reader.receive(me.rng.randrange(1, 300))) == set(b"x")
+                        me.notes.did()
                 me.notes.phase = CLOSING
             await rest(me)
 
@@ -244,6 +286,7 @@ def open_fifo(world: World, schedule: Schedule) -> Counter[str]:
                 with suppress(aioipc.BrokenError):
                     for _ in range(me.rng.randrange(5)):
                         await writer.send(b"x" * 100)
+                        me.notes.did()
                 me.notes.phase = CLOSING
             await rest(me)
 
@@ -255,7 +298,7 @@ def open_fifo(world: World, schedule: Schedule) -> Counter[str]:
     crowd.add("writer", write, 3)
     crowd.storm()
     crowd.end(nudge=meet)
-    crowd.counts["opened"] += sum(member.notes.done for member in crowd.all)
+    crowd.counts["transfers"] += sum(member.notes.done for member in crowd.all)
     return crowd.counts
 
 
@@ -266,13 +309,14 @@ def scenario(what: str, run: Callable[[World, Schedule], Counter[str]]) -> Scena
     def draw_one(rng: random.Random) -> Schedule:
         return draw(rng, members=HOLDERS, permits=rng.choice((1, 1, 1, 2, 4)))
 
-    return Scenario(f"kill/{what}/all", draw_one, run, brief=2)
+    return Scenario(f"kill/{what}/all", draw_one, run)
 
 
 SCENARIOS = (
     scenario("holders of posix.Semaphore", hold_semaphore),
     scenario("holders of sysv.SemaphoreSet", hold_set),
     scenario("holders of messages of Channel", hold_messages),
+    scenario("holders of room of Channel", hold_reservations),
     scenario("holders of sysv.SharedMemory", hold_segment),
     scenario("both ends of posix.Fifo", open_fifo),
 )

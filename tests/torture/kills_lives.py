@@ -7,9 +7,6 @@ used and removed, and nothing else is left but what `aioipc rm --orphans` remove
 from __future__ import annotations
 
 import os
-import re
-import secrets
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,14 +19,22 @@ import anyio.lowlevel
 import posix_ipc
 from harness import Scenario, Schedule
 from kills_crowd import CLOSING, CREATING, RESTING, USING, Crowd, Me, draw
+from kills_left import (
+    SHM,
+    check_doorbells,
+    check_segments,
+    doorbells,
+    half_made_semaphores,
+    note_bells,
+    remove,
+    rows_of,
+)
 from world import World
 
 import aioipc
-from aioipc import Channel, inspect, posix, sysv
-from aioipc.inspect import _shm
+from aioipc import Channel, posix, sysv
 
 SIZE = 10_000
-SHM = Path("/dev/shm")
 CREATORS, OPENERS = 3, 2
 
 GONE = (aioipc.NotFoundError, aioipc.RemovedError)
@@ -45,8 +50,8 @@ class Kind:
     create: Callable[..., Any]
     """Takes the address, exist_ok and persist."""
     open: Callable[[Any], Any]
-    use: Callable[[Any], Awaitable[None]]
-    """Looks whether it is complete, and uses it."""
+    use: Callable[[Any], Awaitable[bool]]
+    """Looks whether it is complete, and uses it; whether something came of that."""
     exists: Callable[[Any], bool]
     """Whether there is one at the address, asked without aioipc."""
     litter: Callable[[Crowd], set[Path]] = lambda _: set()
@@ -54,24 +59,28 @@ class Kind:
     check_litter: Callable[[World, set[Path]], None] = lambda *_: None
 
 
-async def use_queue(queue: posix.MessageQueue) -> None:
+async def use_queue(queue: posix.MessageQueue) -> bool:
     assert (queue.max_messages, queue.max_message_size) == (3, 100)
     with suppress(aioipc.WouldBlock):
         queue.send_nowait(b"text", priority=2)
     with suppress(aioipc.WouldBlock):
         assert queue.receive_nowait() == (b"text", 2)
+        return True
+    return False
 
 
-async def use_semaphore(semaphore: posix.Semaphore) -> None:
+async def use_semaphore(semaphore: posix.Semaphore) -> bool:
     # Those that were killed have taken permits along, but nobody has given more than he took.
     assert semaphore.value <= 5
     with suppress(aioipc.WouldBlock):
         semaphore.acquire_nowait()
         await anyio.lowlevel.checkpoint()
         semaphore.release()
+        return True
+    return False
 
 
-async def use_shared_memory(segment: posix.SharedMemory | sysv.SharedMemory) -> None:
+async def use_shared_memory(segment: posix.SharedMemory | sysv.SharedMemory) -> bool:
     assert segment.size == SIZE
     if isinstance(segment, posix.SharedMemory):
         assert segment.statistics().reserved >= SIZE
@@ -79,9 +88,10 @@ async def use_shared_memory(segment: posix.SharedMemory | sysv.SharedMemory) -> 
         assert set(view[:100]) <= {0, ord("x")}
         view[:100] = b"x" * 100
         view[-1] = 1
+    return True
 
 
-async def use_fifo(fifo: posix.Fifo | str) -> None:
+async def use_fifo(fifo: posix.Fifo | str) -> bool:
     path = os.fspath(fifo)
     # Where the path stands for another FIFO from one opening to the next, nobody may come to the other end.
     with anyio.move_on_after(0.005):
@@ -90,21 +100,27 @@ async def use_fifo(fifo: posix.Fifo | str) -> None:
                 with suppress(aioipc.BrokenError):  # it is another FIFO, whose reader has gone
                     await writer.send(b"text")
             assert set(await reader.receive(64)) <= set(b"text")
+            return True
+    return False
 
 
-async def use_sysv_queue(queue: sysv.MessageQueue) -> None:
+async def use_sysv_queue(queue: sysv.MessageQueue) -> bool:
     with suppress(aioipc.WouldBlock):
         queue.send_nowait(b"text", type=2)
     with suppress(aioipc.WouldBlock):
         assert queue.receive_nowait() == (b"text", 2)
+        return True
+    return False
 
 
-async def use_set(semaphores: sysv.SemaphoreSet) -> None:
+async def use_set(semaphores: sysv.SemaphoreSet) -> bool:
     assert semaphores.values in ((0, 7), (1, 7), (0, 0))
     with suppress(aioipc.WouldBlock):
         semaphores[0].acquire_nowait(undo=True)
         await anyio.lowlevel.checkpoint()
         semaphores[0].release(undo=True)
+        return True
+    return False
 
 
 def create_set(key: int, **how: bool) -> sysv.SemaphoreSet:
@@ -115,12 +131,14 @@ def create_set(key: int, **how: bool) -> sysv.SemaphoreSet:
     return semaphores
 
 
-async def use_channel(channel: Channel) -> None:
+async def use_channel(channel: Channel) -> bool:
     assert channel.capacity == 1024
     with suppress(aioipc.WouldBlock):
         channel.send_nowait(b"text")
     with suppress(aioipc.WouldBlock):
         assert channel.receive_nowait() == b"text"
+        return True
+    return False
 
 
 # What there is --------------------------------------------------------------------------------------------------------
@@ -141,12 +159,6 @@ def in_proc(kind: str) -> Callable[[int], bool]:
     return lambda key: any(int(row[0]) == key for row in rows_of(kind))
 
 
-def rows_of(kind: str) -> list[list[str]]:
-    """What the kernel says about all System V objects: key, id, and so on."""
-    _, *lines = Path("/proc/sysvipc", kind).read_text().splitlines()
-    return [line.split() for line in lines]
-
-
 # What the processes do -----------------------------------------------------------------------------------------------
 
 
@@ -163,8 +175,7 @@ def creator(kind: Kind, address: Any) -> Callable[[Me], Awaitable[None]]:
             else:
                 me.notes.phase = USING
                 with handle:
-                    with suppress(*GONE):
-                        await kind.use(handle)
+                    await use(kind, handle, me)
                     me.notes.phase = CLOSING
             await rest(me)
 
@@ -179,8 +190,7 @@ def opener(kind: Kind, address: Any) -> Callable[[Me], Awaitable[None]]:
                 handle = kind.open(address)
                 me.notes.phase = USING
                 try:
-                    with suppress(*GONE):
-                        await kind.use(handle)
+                    await use(kind, handle, me)
                     me.notes.phase = CLOSING
                 finally:
                     if not isinstance(handle, str):
@@ -190,23 +200,16 @@ def opener(kind: Kind, address: Any) -> Callable[[Me], Awaitable[None]]:
     return open_
 
 
+async def use(kind: Kind, handle: Any, me: Me) -> None:
+    """Use what was created, taken over or opened; who never comes to the end of this has not gone on."""
+    with suppress(*GONE):
+        if await kind.use(handle):
+            me.notes.did()
+
+
 async def rest(me: Me) -> None:
     me.notes.phase = RESTING
-    me.notes.did()
     await anyio.sleep(0.002 * me.rng.random() if me.rng.random() < 0.7 else 0)
-
-
-def note_bells(me: Me) -> None:
-    """Have it write down the random number of each channel that it is about to create."""
-    draw_one = secrets.randbits
-
-    def randbits(count: int) -> int:
-        number = draw_one(count)
-        me.notes.words[me.notes.FIRST] += 1
-        me.notes.words[me.notes.FIRST + me.notes.words[me.notes.FIRST]] = number
-        return number
-
-    secrets.randbits = randbits
 
 
 # What is left --------------------------------------------------------------------------------------------------------
@@ -224,49 +227,6 @@ def use_and_remove(kind: Kind, address: Any) -> None:
             await kind.use(taken_over)
 
     anyio.run(main)
-
-
-def orphans() -> list[str]:
-    _shm._SECONDS_TO_CREATE = -1
-    return [bell.name for bell in inspect.orphans()]
-
-
-def doorbells(crowd: Crowd) -> set[Path]:
-    """Those of all channels that may have been made."""
-    numbers: set[int] = set()
-    for member in crowd.all:
-        count, *noted = member.notes.words[member.notes.FIRST :]
-        numbers.update(noted[:count])
-    bells = {SHM / f"aioipc.{number:016x}.{bell}" for number in numbers for bell in ("messages", "room")}
-    return {bell for bell in bells if bell.exists()}
-
-
-def check_doorbells(world: World, bells: set[Path]) -> None:
-    """They can be found, and removed."""
-    assert bells <= {SHM / name[1:] for name in world.fork(orphans).result()}
-
-
-def half_made_semaphores(crowd: Crowd) -> set[Path]:
-    """The files of which the C library makes semaphores; a process that is killed in sem_open(3) leaves them."""
-
-    def find() -> set[Path]:
-        files = set()
-        for path in SHM.iterdir():
-            with suppress(FileNotFoundError):  # it has been removed just now
-                if re.fullmatch(r"sem\.[A-Za-z0-9]{6}", path.name) and path.stat().st_ctime >= crowd.began:
-                    files.add(path)
-        return files
-
-    found = find()
-    if found:
-        time.sleep(0.05)  # others may be in sem_open(3) just now
-    return found & find()
-
-
-def check_segments(crowd: Crowd) -> None:
-    """None is left that these processes have created, with or without a key."""
-    pids = {member.child.pid for member in crowd.all}
-    assert [row for row in rows_of("shm") if int(row[4]) in pids] == []
 
 
 # The rounds ----------------------------------------------------------------------------------------------------------
@@ -344,7 +304,11 @@ def run(kind: Kind, world: World, schedule: Schedule) -> Counter[str]:
     crowd.add("opener", opener(kind, address), OPENERS)
     crowd.storm()
     crowd.end()
-    crowd.counts["lives"] += sum(member.notes.done for member in crowd.all)
+    for role, what in (("creator", "creations"), ("opener", "openings")):
+        crowd.counts[what] += sum(member.notes.done for member in crowd.all if member.role == role)
+    crowd.counts["kills while creating"] += sum(
+        member.role == "creator" and member.notes.phase == CREATING for member in crowd.killed
+    )
     if kind.exists(address):
         crowd.counts["objects left"] += 1
         world.fork(use_and_remove, kind, address).result()
@@ -356,17 +320,11 @@ def run(kind: Kind, world: World, schedule: Schedule) -> Counter[str]:
     return crowd.counts
 
 
-def remove(paths: set[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
 def scenario(kind: Kind) -> Scenario:
     return Scenario(
         f"kill/lives of {kind.name}/all",
         lambda rng: draw(rng, members=CREATORS + OPENERS),
         lambda world, schedule: run(kind, world, schedule),
-        brief=2,
     )
 
 

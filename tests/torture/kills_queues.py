@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -46,21 +47,24 @@ class Kind:
     """The size of each message if it is always the same."""
 
 
+def told(received: Received, count: int, attempt: Callable[..., Any], *args: object) -> Any:
+    """Make an attempt to take so many, and note that: who only waits, for the next attempt, takes none."""
+    received.taking = count
+    try:
+        return attempt(*args)
+    except BaseException:
+        received.taking = 0
+        raise
+
+
 # POSIX message queues ------------------------------------------------------------------------------------------------
 
 
 class ToldQueue(posix.MessageQueue):
-    """One that tells when it takes a message: not while it waits for one."""
-
     received: Received
 
-    def _attempt_receive(self) -> posix.Message:
-        self.received.taking = 1
-        try:
-            return super()._attempt_receive()
-        except BaseException:
-            self.received.taking = 0
-            raise
+    def _attempt_receive(self) -> Any:
+        return told(self.received, 1, super()._attempt_receive)
 
 
 def create_queue(name: str) -> Any:
@@ -115,8 +119,17 @@ LAST = 1000
 """A type that is greater than all others."""
 
 
-def create_sysv_queue(key: int) -> sysv.MessageQueue:
-    return sysv.MessageQueue.create(key, exist_ok=True, persist=True)
+class ToldSysvQueue(sysv.MessageQueue):
+    received: Received
+
+    def _new_receive(self, *args: Any) -> Any:
+        call: Any = super()._new_receive(*args)
+        call.attempt = functools.partial(told, self.received, 1, call.attempt)
+        return call
+
+
+def create_sysv_queue(key: int) -> Any:
+    return ToldSysvQueue.create(key, exist_ok=True, persist=True)
 
 
 @asynccontextmanager
@@ -133,9 +146,9 @@ async def send_to_sysv_queue(key: int, _: Me, producer: int) -> AsyncIterator[Se
 @asynccontextmanager
 async def receive_from_sysv_queue(key: int, me: Me, received: Received) -> AsyncIterator[Receive]:
     async with create_sysv_queue(key) as queue:
+        queue.received = received
 
         async def receive() -> list[bytes]:
-            received.taking = 1
             type = me.rng.choice((0, -LAST))
             if me.rng.random() < 0.5:
                 return [(await queue.receive(type)).data]
@@ -179,13 +192,22 @@ async def send_to_fifo(path: str, _: Me, __: int) -> AsyncIterator[Send]:
         yield send
 
 
+class ToldReader(posix.FifoReader):
+    received: Received
+
+    def _read(self, max_bytes: int) -> Any:
+        return told(self.received, max_bytes // FRAME, super()._read, max_bytes)
+
+
 @asynccontextmanager
 async def receive_from_fifo(path: str, me: Me, received: Received) -> AsyncIterator[Receive]:
-    async with posix.Fifo.open_reader(path, keep_open=me.rng.random() < 0.5) as reader:
+    opening: Any = posix.Fifo.open_reader(path, keep_open=me.rng.random() < 0.5)
+    async with opening as reader:
+        reader.__class__ = ToldReader
+        reader.received = received
 
         async def receive() -> list[bytes]:
-            count = received.taking = me.rng.randrange(1, 5)
-            data = await reader.receive(count * FRAME)
+            data = await reader.receive(me.rng.randrange(1, 5) * FRAME)
             frames = [data[place : place + FRAME] for place in range(0, len(data), FRAME)]
             return [END if frame == bytes(FRAME) else frame for frame in frames]
 
@@ -213,18 +235,11 @@ def drain_fifo(_: World, path: str) -> list[bytes]:
 
 
 class ToldChannel(Channel):
-    """One that tells when it takes messages: not while it waits for them."""
-
     received: Received
     most = 1
 
     def _attempt_receiving(self, attempt: Any, *args: object) -> Any:
-        self.received.taking = self.most
-        try:
-            return super()._attempt_receiving(attempt, *args)
-        except BaseException:
-            self.received.taking = 0
-            raise
+        return told(self.received, self.most, super()._attempt_receiving, attempt, *args)
 
 
 def create_channel(name: str) -> Any:
@@ -232,14 +247,18 @@ def create_channel(name: str) -> Any:
 
 
 @asynccontextmanager
-async def send_to_channel(name: str, _: Me, __: int) -> AsyncIterator[Send]:
+async def send_to_channel(name: str, me: Me, _: int) -> AsyncIterator[Send]:
     async with create_channel(name) as channel:
 
         async def send(messages: list[bytes]) -> None:
             if len(messages) > 1:
                 await channel.send_many(messages)
-            else:
+            elif me.rng.random() < 0.5:
                 await channel.send(*messages)
+            else:
+                async with channel.reserve(len(messages[0])) as buffer:
+                    buffer[:] = messages[0]
+                    await anyio.sleep(0.001 * me.rng.random() if me.rng.random() < 0.5 else 0)
 
         yield send
 

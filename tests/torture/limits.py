@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
+from faults import OPERATIONS
 from harness import Scenario, Schedule
 from interposing import Fault
 from judging import Judge
-from operations import OPERATIONS, Operation
+from operations import Operation
 from outside import PosixQueue
 from world import World
 
@@ -69,14 +70,10 @@ class Scarcity(NamedTuple):
     concerns: Callable[[Operation], bool]
 
 
-def _waits(operation: Operation) -> bool:
-    return operation.name.endswith(" waiting") or operation.name.startswith("posix.Fifo.open_")
-
-
 SCARCITIES = (
     Scarcity("RLIMIT_NOFILE", few_descriptors, 4, ("EMFILE",), lambda _: True),
     # Without memory a thread of Python may end before it has begun.
-    Scarcity("RLIMIT_AS", little_memory, 12, ("ENOMEM",), lambda operation: not _waits(operation)),
+    Scarcity("RLIMIT_AS", little_memory, 12, ("ENOMEM",), lambda operation: not operation.waits),
     Scarcity("RLIMIT_MSGQUEUE", no_queues, 0, ("EMFILE",), lambda operation: operation.peer is PosixQueue),
 )
 

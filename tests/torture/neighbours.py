@@ -5,6 +5,7 @@ What each may bring about, and what not, is said in its module and in docs/relia
 
 from __future__ import annotations
 
+import neighbours_changes
 import neighbours_channel
 import neighbours_floods
 import neighbours_names
@@ -15,4 +16,5 @@ SCENARIOS = (
     *neighbours_floods.SCENARIOS,
     *neighbours_names.SCENARIOS,
     *neighbours_users.SCENARIOS,
+    *neighbours_changes.SCENARIOS,
 )

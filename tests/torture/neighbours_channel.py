@@ -179,9 +179,9 @@ async def _tried(rng: random.Random, counts: Counter[str], operation: Callable[[
     with anyio.move_on_after(rng.choice((0, 0.0005, 0.005))) as scope:
         try:
             await operation()
+            counts["operations"] += 1
         except REFUSALS as error:
             counts[f"{type(error).__name__}s"] += 1
-    counts["operations"] += 1
     counts["cancellations"] += scope.cancelled_caught
 
 

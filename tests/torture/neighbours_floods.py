@@ -17,7 +17,7 @@ import termios
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import anyio
@@ -25,7 +25,7 @@ import posix_ipc
 import sysv_ipc
 from harness import Scenario, Schedule
 from responsive import LOOPS, SECONDS, responsive
-from world import AS_NOBODY, TESTS, Failed, World, die_with_parent, finished, program
+from world import AS_NOBODY, TESTS, Failed, World, die_with_parent, doorbells, finished, program
 
 import aioipc
 from aioipc import Channel, posix, sysv
@@ -81,16 +81,23 @@ def _drain(name: str) -> int:
 
 
 def _change_attributes(kind: str, name: str, key: int) -> None:
-    """Until it is killed: how much fits, or who may."""
+    """Until it is killed: how much fits, or who may, also of a channel's doorbells."""
+    queue = posix_ipc.MessageQueue(name) if kind == "mq" else None
+    path = f"/dev/shm/{'sem.' if kind == 'sem' else ''}{name[1:]}"
+    pipes = [path] if kind == "fifo" else list(map(str, doorbells(name)))
+    ends = [os.open(pipe, os.O_RDWR | os.O_NONBLOCK) for pipe in pipes]
     changed = sysv_ipc.MessageQueue(key) if kind == "msg" else sysv_ipc.Semaphore(key) if kind == "semset" else None
     for number in itertools.count():
         if kind == "msg":
             changed.max_size = (1, 2, 100, 16384)[number % 4]
         elif kind == "semset":
             changed.mode = (0o666, 0o667)[number % 2]
-        elif kind != "mq":
-            path = f"/dev/shm/{'sem.' if kind == 'sem' else ''}{name[1:]}"
-            os.chmod(path, (0o666, 0o600)[number % 2])
+        else:
+            for file in (path, *pipes) if queue is None else (queue.mqd,):
+                os.chmod(file, (0o666, 0o600)[number % 2])
+        for end in ends:
+            with suppress(OSError):  # more is in it
+                fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, (4096, 65536, 8192)[number % 3])
         time.sleep(0.0002)
 
 
@@ -204,6 +211,8 @@ def _be_flooded(world: World, schedule: Schedule) -> Counter[str]:
     floods = [flood(world, kind, direction, *where) for direction in settings["floods"]]
     changing = world.fork(_change_attributes, kind, name, key)
     counts = world.fork(_go_on, kind, name, id, settings, schedule.steps).result(SECONDS)
+    if changing.errors():
+        raise Failed(changing.errors())
     changing.kill()
     balance = counts["transfers"] if sends else -counts["transfers"]
     for direction, process in zip(settings["floods"], floods, strict=True):

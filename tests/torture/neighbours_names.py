@@ -11,7 +11,8 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -20,7 +21,7 @@ import posix_ipc
 import sysv_ipc
 from harness import Scenario, Schedule
 from responsive import LOOPS, SECONDS, responsive
-from world import Failed, World
+from world import Failed, World, remove_keyed, remove_named
 
 import aioipc
 from aioipc import Channel, inspect, posix, sysv
@@ -109,59 +110,72 @@ def _draw_storm(loop: str) -> Callable[[random.Random], Schedule]:
 # The process under test ---------------------------------------------------------------
 
 
-async def _use(stack: AsyncExitStack, rng: random.Random, name: str, key: int) -> None:
+KINDS = ("channel", "memory", "semaphore", "mq", "msg", "semset", "segment", "fifo")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How something is to be used."""
+
+    kind: str
+    creates: bool
+    exist_ok: bool
+    persist: bool
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Way:
+        return cls(rng.choice(KINDS), rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.2)
+
+
+async def _use(stack: AsyncExitStack, way: Way, name: str, key: int) -> None:
     """Make or open something, and use it until the stack ends."""
-    exist_ok = rng.random() < 0.5
-    persist = rng.random() < 0.2
-    options = {"exist_ok": exist_ok, "persist": persist}
-    kind = rng.randrange(8)
-    creates = rng.random() < 0.5
-    if kind == 0:  # one that persists, and is replaced, would leave its doorbells
-        create = functools.partial(Channel.create, name, capacity=64, exist_ok=exist_ok)
-        channel = stack.enter_context(create() if creates else Channel.open(name))
+    options = {"exist_ok": way.exist_ok, "persist": way.persist}
+    if way.kind == "channel":  # one that persists, and is replaced, would leave its doorbells
+        create = functools.partial(Channel.create, name, capacity=64, exist_ok=way.exist_ok)
+        channel = stack.enter_context(create() if way.creates else Channel.open(name))
         await channel.send(b"")
         channel.statistics()
         await channel.receive()
-    elif kind == 1:
+    elif way.kind == "memory":
         memory = posix.SharedMemory
-        segment = stack.enter_context(memory.create(name, size=10, **options) if creates else memory.open(name))
+        segment = stack.enter_context(memory.create(name, size=10, **options) if way.creates else memory.open(name))
         segment.buffer[-1] = 1
         segment.statistics()
-    elif kind == 2:
+    elif way.kind == "semaphore":
         open = posix.Semaphore.open
-        semaphore = stack.enter_context(posix.Semaphore.create(name, **options) if creates else open(name))
+        semaphore = stack.enter_context(posix.Semaphore.create(name, **options) if way.creates else open(name))
         await semaphore.acquire()
         semaphore.release()
         semaphore.statistics()
-    elif kind == 3:
+    elif way.kind == "mq":
         sizes = {"max_messages": 3, "max_message_size": 10}
-        queue = posix.MessageQueue.create(name, **sizes, **options) if creates else posix.MessageQueue.open(name)
+        queue = posix.MessageQueue.create(name, **sizes, **options) if way.creates else posix.MessageQueue.open(name)
         stack.enter_context(queue)
         await queue.send(b"")
         await queue.receive()
         queue.statistics()
-    elif kind == 4:
+    elif way.kind == "msg":
         messages = stack.enter_context(
-            sysv.MessageQueue.create(key, **options) if creates else sysv.MessageQueue.open(key)
+            sysv.MessageQueue.create(key, **options) if way.creates else sysv.MessageQueue.open(key)
         )
         await messages.send(b"x")
         await messages.receive()
         messages.statistics()
-    elif kind == 5:
+    elif way.kind == "semset":
         set = sysv.SemaphoreSet
-        numbers = stack.enter_context(set.create(key, values=[1], **options) if creates else set.open(key))
+        numbers = stack.enter_context(set.create(key, values=[1], **options) if way.creates else set.open(key))
         await numbers.operate((0, -1), undo=True)
         await numbers.operate((0, 1), undo=True)
-    elif kind == 6:
+    elif way.kind == "segment":
         memory = sysv.SharedMemory
-        area = stack.enter_context(memory.create(key, size=5000, **options) if creates else memory.open(key))
+        area = stack.enter_context(memory.create(key, size=5000, **options) if way.creates else memory.open(key))
         area.buffer[-1] = 1
         area.statistics()
-    elif creates:
+    elif way.creates:
         path = "/dev/shm" + name
-        end = posix.Fifo.open_writer(path) if persist else posix.Fifo.open_reader(path, keep_open=exist_ok)
+        end = posix.Fifo.open_writer(path) if way.persist else posix.Fifo.open_reader(path, keep_open=way.exist_ok)
         stream = await stack.enter_async_context(end)
-        await (stream.send(b"x") if persist else stream.receive())
+        await (stream.send(b"x") if way.persist else stream.receive())
     else:
         inspect.look()
         inspect.find(f"channel:{name}")
@@ -170,10 +184,11 @@ async def _use(stack: AsyncExitStack, rng: random.Random, name: str, key: int) -
 async def _use_often(name: str, key: int, seed: int, counts: Counter[str]) -> None:
     rng = random.Random(seed)
     for _ in range(50):
-        with anyio.move_on_after(rng.choice((0, 0.001, 0.005))):
+        with anyio.move_on_after(rng.choice((0, 0.001, 0.005))) as scope:
             try:
                 async with AsyncExitStack() as stack:
-                    await _use(stack, rng, name, key)
+                    await _use(stack, Way.draw(rng), name, key)
+                    counts["uses"] += 1
             except aioipc.Error as error:
                 counts[f"{type(error).__name__}s"] += 1
             except ValueError as error:
@@ -181,8 +196,32 @@ async def _use_often(name: str, key: int, seed: int, counts: Counter[str]) -> No
                 if not any(words in str(error) for words in ("fewer than", "is not a FIFO")):
                     raise
                 counts["ValueErrors"] += 1
-        counts["uses"] += 1
+        counts["cancellations"] += scope.cancelled_caught
         await anyio.lowlevel.checkpoint()  # most of this does not wait
+
+
+def _use_in_peace(name: str, key: int) -> Counter[str]:
+    """Each kind, made anew and opened: no neighbour's deed outlasts him."""
+    path = "/dev/shm" + name
+
+    async def exchange() -> None:
+        async with (
+            posix.Fifo.create(path),
+            posix.Fifo.open_reader(path, keep_open=True) as reader,
+            posix.Fifo.open_writer(path) as writer,
+        ):
+            await writer.send(b"x")
+            assert await reader.receive() == b"x"
+
+    async def main() -> None:
+        for kind in KINDS[:-1]:
+            async with AsyncExitStack() as stack:
+                await _use(stack, Way(kind, creates=True, exist_ok=False, persist=False), name, key)
+                await _use(stack, Way(kind, creates=False, exist_ok=False, persist=False), name, key)
+        await exchange()
+
+    anyio.run(main)
+    return Counter({"uses in peace": 2 * len(KINDS)})
 
 
 def _be_used(name: str, key: int, settings: dict[str, Any]) -> Counter[str]:
@@ -200,7 +239,8 @@ def _be_replaced(world: World, schedule: Schedule) -> Counter[str]:
         world.defer(_remove, f"{models}.{kind}")
     world.fork(_make_models, name, models).result()
     world.doorbells(models.removeprefix("/dev/shm") + ".channel")
-    for path in ("/dev/shm" + name, "/dev/shm/sem." + name[1:]):
+    paths = ("/dev/shm" + name, "/dev/shm/sem." + name[1:])
+    for path in paths:
         world.defer(_replace, path, "nothing", models)
     nuisance = world.fork(_be_a_nuisance, name, key, models, schedule.steps)
     before = _doorbells()
@@ -209,7 +249,12 @@ def _be_replaced(world: World, schedule: Schedule) -> Counter[str]:
         raise Failed(nuisance.errors())
     nuisance.kill()
     assert _doorbells() <= before
-    return Counter(counts)
+    assert counts["uses"] > 0
+    for path in paths:
+        _replace(path, "nothing", models)
+    remove_named(name)
+    remove_keyed(key)
+    return Counter(counts) + world.fork(_use_in_peace, name, key).result()
 
 
 def _doorbells() -> set[str]:
@@ -219,6 +264,34 @@ def _doorbells() -> set[str]:
 def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+# What several remove at once --------------------------------------------------------------
+
+
+def _remove_often(name: str, times: int) -> list[int]:
+    """The objects that this process has removed, it says, by their inode numbers."""
+    removed = []
+    for _ in range(times):
+        segment = posix.SharedMemory.create(name, size=1, exist_ok=True, persist=True)
+        with closing(segment), suppress(aioipc.NotFoundError):
+            number = os.stat(f"/proc/self/fd/{segment._descriptor}").st_ino
+            segment.unlink()
+            removed.append(number)
+    return removed
+
+
+def _be_removed(world: World, schedule: Schedule) -> Counter[str]:
+    """Each is removed by one only: who came too late has not taken the next one's name instead."""
+    name = world.name()
+    children = [world.fork(_remove_often, name, times) for times in schedule.steps]
+    removals = Counter(number for child in children for number in child.result(SECONDS))
+    assert [number for number, count in removals.items() if count > 1] == []
+    return Counter(removals=removals.total())
+
+
+def _draw_removals(rng: random.Random) -> Schedule:
+    return Schedule({}, [rng.randrange(100, 500) for _ in range(rng.randrange(2, 5))])
 
 
 # Names that try to escape ---------------------------------------------------------------
@@ -277,5 +350,6 @@ def _escape(world: World, schedule: Schedule) -> Counter[str]:
 
 SCENARIOS = (
     *(Scenario(f"neighbours/names.storm/{loop}", _draw_storm(loop), _be_replaced, brief=4) for loop in LOOPS),
+    Scenario("neighbours/names.removed/none", _draw_removals, _be_removed),
     Scenario("neighbours/names.escape/none", _draw_names, _escape, brief=10),
 )

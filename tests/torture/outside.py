@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
+import functools
 import os
-import struct
-import subprocess
+import select
 import termios
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,11 +15,17 @@ from typing import Any
 
 import posix_ipc
 import sysv_ipc
-from world import TESTS, World, finished, libc, program
+from world import World, libc
 
+SENT = b"sent"
 GIVEN = b"given"
-PEERS = b"p" * 10
-"""What peers/channel.c sends."""
+_ROOM = 2**16
+"""For the longest message."""
+
+
+def brief(message: bytes) -> str:
+    """A message in words that can be compared: all of it, or how long it is and its checksum."""
+    return message.decode() if len(message) <= 100 else f"{len(message)} bytes {zlib.crc32(message):08x}"
 
 
 class Peer:
@@ -31,14 +37,35 @@ class Peer:
         self.key = world.key()
         self.path = world.path()
 
+    @classmethod
+    def sent(cls) -> bytes:
+        """What the process under test sends."""
+        return SENT
+
+    @classmethod
+    def given(cls) -> bytes:
+        """What this gives."""
+        return GIVEN
+
+    def prepare(self) -> None:
+        """Do what must be so before an operation begins."""
+
     def contents(self) -> Any:
-        """What is in the object, with whatever must not change but by an operation."""
+        """What is in the object, and whatever else must not change but by an operation; raises if there is none."""
 
     def put(self, contents: Any) -> Any:
         """Let there be something to receive; what the contents are then, by those before."""
 
     def take(self, contents: Any) -> Any:
         """Take something, so that there is room; likewise."""
+
+    def follow(self) -> None:
+        """Wait for what must come of an operation that has been done."""
+
+    @staticmethod
+    def joined(contents: Any, handles: int = 1) -> Any:
+        """The contents once so many handles more are open; most objects don't know that."""
+        return contents
 
 
 class PosixQueue(Peer):
@@ -50,105 +77,121 @@ class PosixQueue(Peer):
         finally:
             queue.close()
 
-    def contents(self) -> list[str]:
+    def contents(self) -> dict[str, Any]:
         with self._queue() as queue:
             messages = [queue.receive() for _ in range(queue.current_messages)]
             for message, priority in messages:
                 queue.send(message, priority=priority)
-        return [message.decode() for message, _ in messages]
+            return {
+                "messages": [brief(message) for message, _ in messages],
+                "max_messages": queue.max_messages,
+                "max_message_size": queue.max_message_size,
+                "mode": os.fstat(queue.mqd).st_mode & 0o777,
+            }
 
     def put(self, contents: Any) -> Any:
         with self._queue() as queue:
-            queue.send(GIVEN)
-        return [*contents, GIVEN.decode()]
+            queue.send(self.given())
+        return {**contents, "messages": [*contents["messages"], brief(self.given())]}
 
     def take(self, contents: Any) -> Any:
         with self._queue() as queue:
             queue.receive()
-        return contents[1:]
+        return {**contents, "messages": contents["messages"][1:]}
+
+
+class LongPosixQueue(PosixQueue):
+    """Of messages that are copied without the interpreter's lock, where that is allowed."""
+
+    @classmethod
+    def sent(cls) -> bytes:
+        return SENT.ljust(_longest("fs/mqueue/msgsize_max", 300_000), b"s")
+
+    @classmethod
+    def given(cls) -> bytes:
+        return GIVEN.ljust(_longest("fs/mqueue/msgsize_max", 300_000), b"g")
 
 
 class PosixSemaphore(Peer):
-    def contents(self) -> int:
+    def contents(self) -> dict[str, Any]:
         semaphore = posix_ipc.Semaphore(self.name)
         value: int = semaphore.value
         semaphore.close()
-        return value
+        return {"value": value, "mode": mode_of(f"/dev/shm/sem.{self.name[1:]}")}
 
     def put(self, contents: Any) -> Any:
         semaphore = posix_ipc.Semaphore(self.name)
         semaphore.release()
         semaphore.close()
-        return contents + 1
+        return {**contents, "value": contents["value"] + 1}
+
+
+class PosixSegment(Peer):
+    def contents(self) -> dict[str, Any]:
+        path = Path(f"/dev/shm{self.name}")
+        with path.open("rb") as file:
+            return {"begin": brief(file.read(len(SENT))), "size": path.stat().st_size, "mode": mode_of(path)}
+
+
+class SysvSegment(Peer):
+    def contents(self) -> dict[str, Any]:
+        segment = sysv_ipc.SharedMemory(self.key)
+        try:
+            return {"begin": brief(segment.read(len(SENT))), "size": segment.size, "mode": segment.mode}
+        finally:
+            segment.detach()
 
 
 class SysvQueue(Peer):
-    @property
-    def _id(self) -> int:
-        return int(sysv_ipc.MessageQueue(self.key).id)
-
-    def contents(self) -> list[str]:
-        id = self._id
+    def contents(self) -> dict[str, Any]:
+        queue = sysv_ipc.MessageQueue(self.key)
         messages = []
         with suppress(OSError):  # ENOMSG
             while True:
-                messages.append(libc.msgrcv(id))
+                messages.append(libc.msgrcv(queue.id, size=_ROOM))
         for data, type in messages:
-            libc.msgsnd(id, type, data)
-        return [data.decode() for data, _ in messages]
+            libc.msgsnd(queue.id, type, data)
+        return {"messages": [brief(data) for data, _ in messages], "max_bytes": queue.max_size, "mode": queue.mode}
 
     def put(self, contents: Any) -> Any:
-        libc.msgsnd(self._id, 1, GIVEN)
-        return [*contents, GIVEN.decode()]
+        libc.msgsnd(sysv_ipc.MessageQueue(self.key).id, 1, self.given())
+        return {**contents, "messages": [*contents["messages"], brief(self.given())]}
 
     def take(self, contents: Any) -> Any:
-        libc.msgrcv(self._id)
-        return contents[1:]
+        libc.msgrcv(sysv_ipc.MessageQueue(self.key).id, size=_ROOM)
+        return {**contents, "messages": contents["messages"][1:]}
+
+
+class LongSysvQueue(SysvQueue):
+    """Of messages that are longer than the room that is made for most, where that is allowed."""
+
+    @classmethod
+    def sent(cls) -> bytes:
+        return SENT.ljust(_longest("kernel/msgmax", 10_000), b"s")
+
+    @classmethod
+    def given(cls) -> bytes:
+        return GIVEN.ljust(_longest("kernel/msgmax", 10_000), b"g")
 
 
 class Set(Peer):
-    def contents(self) -> int:
-        """The value of its first semaphore."""
-        return int(sysv_ipc.Semaphore(self.key).value)
+    def contents(self) -> dict[str, Any]:
+        found = sysv_ipc.Semaphore(self.key)
+        return {"values": tuple(libc.semvalue(found.id, number) for number in range(2)), "mode": found.mode}
 
     def put(self, contents: Any) -> Any:
         sysv_ipc.Semaphore(self.key).release()
-        return contents + 1
-
-
-class Ring(Peer):
-    """Reads the memory of a channel as docs/ring.md says."""
-
-    def contents(self) -> dict[str, Any]:
-        with open(f"/dev/shm{self.name}", "rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-
-        def number(place: int) -> int:
-            return int(struct.unpack_from("Q", memory, place)[0])
-
-        data, room, tail, position = number(24), number(32), number(192), number(320)
-        messages = []
-        while position < tail:
-            place = data + position % room
-            size = number(place + 8)
-            if number(place) & 0xFF in (2, 3):
-                messages.append(memory[place + 32 : place + 32 + size].decode())
-            position += (32 + size + 63) // 64 * 64
-        peers = sum(memory[place] for place in range(640, 640 + 256 * 64, 64))
-        return {"messages": messages, "peers": peers}
-
-    def _do(self, *words: str) -> None:
-        sources = (TESTS.parent / "aioipc/_ring" / name for name in ("bells", "file", "peers", "ring"))
-        peer = program("peers/channel.c", *(source.with_suffix(".c") for source in sources))
-        finished(self.world.spawn(peer, self.name, "-", "join", *words, "leave", stdout=subprocess.DEVNULL))
-
-    def put(self, contents: Any) -> Any:
-        self._do("send")
-        return {**contents, "messages": [*contents["messages"], PEERS.decode()]}
+        return self._changed(contents, 1)
 
     def take(self, contents: Any) -> Any:
-        self._do("receive")
-        return {**contents, "messages": contents["messages"][1:]}
+        sysv_ipc.Semaphore(self.key).acquire()
+        return self._changed(contents, -1)
+
+    @staticmethod
+    def _changed(contents: Any, by: int) -> Any:
+        """The first alone: that of which sysv_ipc knows."""
+        first, second = contents["values"]
+        return {**contents, "values": (first + by, second)}
 
 
 class Pipe(Peer):
@@ -164,20 +207,19 @@ class Pipe(Peer):
         finally:
             os.close(end)
 
-    def contents(self) -> int:
+    def contents(self) -> dict[str, Any]:
         """How many bytes are in it."""
-        if not os.path.exists(self.path):
-            return 0
         with self._open() as end:
-            return int.from_bytes(fcntl.ioctl(end, termios.FIONREAD, bytes(4)), "little")
+            size = int.from_bytes(fcntl.ioctl(end, termios.FIONREAD, bytes(4)), "little")
+            return {"bytes": size, "mode": mode_of(self.path)}
 
     def put(self, contents: Any) -> Any:
         with self._open() as end:
-            return contents + os.write(end, GIVEN)
+            return {**contents, "bytes": contents["bytes"] + os.write(end, self.given())}
 
     def take(self, contents: Any) -> Any:
         with self._open() as end:
-            return contents - len(os.read(end, 4096))
+            return {**contents, "bytes": contents["bytes"] - len(os.read(end, 4 * select.PIPE_BUF))}
 
     def open_other_end(self, contents: Any) -> Any:
         """Have both ends open until this is done the next time."""
@@ -185,6 +227,28 @@ class Pipe(Peer):
             os.close(self._end)
         self._end = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
         return contents
+
+
+class LongPipe(Pipe):
+    """Of more than is sure to be written together."""
+
+    @classmethod
+    def sent(cls) -> bytes:
+        return SENT.ljust(10_000, b"s")
+
+    @classmethod
+    def given(cls) -> bytes:
+        return GIVEN.ljust(10_000, b"g")
+
+
+@functools.cache  # the process under test asks no more when its calls may fail
+def _longest(limit: str, wanted: int) -> int:
+    """How long a message may be, in bytes; no more than is wanted."""
+    return min(wanted, int(Path("/proc/sys", limit).read_text()))
+
+
+def mode_of(path: str | Path) -> int:
+    return os.stat(path).st_mode & 0o777
 
 
 def doorbells_of(pid: int) -> list[str]:

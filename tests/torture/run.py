@@ -1,6 +1,6 @@
 """Treats the library as an adversary would: see docs/reliability.md.
 
-    python tests/torture/run.py [--only WORDS] [--rounds N | --seconds S] [--seed SEED] [--json FILE]
+    python tests/torture/run.py [--only WORDS] [--rounds N | --seconds S] [--seed SEED] [--shrink S] [--json FILE]
 
 Without an end it does a brief run, as the tests do.  A finding is shrunk, and printed with what repeats it; then the
 exit status is 1.  As root it works in an IPC namespace of its own.
@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import kills
 import limits
 import neighbours
 import soak
-from harness import Outcome, Scenario, Schedule, failure, torture
+from harness import SHRINK_SECONDS, Outcome, Scenario, Schedule, circumstances, failures, never_done, torture
 from storms import SCENARIOS as STORMS
 from world import end_on_sigterm
 
@@ -44,14 +45,28 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def in_own_namespace() -> None:
-    """Go where nobody else's objects and limits are, with file systems that show them, if that is allowed."""
+    """Go where nobody else's objects and limits are, with file systems that show them, if that is allowed.
+
+    :raises OSError: if it is half of the way there
+    """
     libc = ctypes.CDLL(None)
     if os.geteuid() == 0 and libc.unshare(CLONE_NEWIPC | CLONE_NEWNS) == 0:
-        libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC_PRIVATE), None)
-        libc.mount(b"none", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), None)
+        mount("/", None, MS_REC_PRIVATE)
+        mount("/dev/shm", "tmpfs")
         # Any folder will do: nobody else sees it there.
-        mqueue = b"/dev/mqueue" if os.path.isdir("/dev/mqueue") else b"/mnt"
-        libc.mount(b"none", mqueue, b"mqueue", ctypes.c_ulong(0), None)
+        mount("/dev/mqueue" if os.path.isdir("/dev/mqueue") else "/mnt", "mqueue")
+        for limit in ("kernel/msgmax", "fs/mqueue/msgsize_max"):  # for long messages
+            with suppress(OSError):  # a container may not let it be written
+                Path("/proc/sys", limit).write_text("1000000")
+
+
+def mount(folder: str, kind: str | None, flags: int = 0) -> None:
+    """
+    :raises OSError: if that is not possible
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", folder.encode(), kind and kind.encode(), ctypes.c_ulong(flags), None) != 0:
+        raise OSError(ctypes.get_errno(), f"{os.strerror(ctypes.get_errno())}: mount", folder)
 
 
 def until(arguments: argparse.Namespace) -> Callable[[Scenario, Outcome], bool]:
@@ -74,12 +89,14 @@ def table(outcomes: dict[Scenario, Outcome]) -> str:
         f"{scenario.name:{width}}  {outcome.rounds:>7,} rounds  {outcome.seconds:7.1f} s  "
         + ", ".join(f"{count:,} {what}" for what, count in outcome.counts.items())
         + ("  FAILED" if outcome.finding else "")
+        + "".join(f"  NEVER {what}" for what in never_done(scenario, outcome))
         for scenario, outcome in outcomes.items()
     )
 
 
 def as_json(seed: str, outcomes: dict[Scenario, Outcome]) -> dict[str, Any]:
     return {
+        **circumstances(),
         "seed": seed,
         "scenarios": {
             scenario.name: {
@@ -102,6 +119,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of all scenarios together, in turn")
     parser.add_argument("--seed", default=str(random.randrange(2**32)), help="repeat a run that printed this seed")
     parser.add_argument("--schedule", metavar="JSON", help="run one scenario with this")
+    parser.add_argument(
+        "--shrink", type=float, default=SHRINK_SECONDS, metavar="S", help="seconds to shrink a finding in"
+    )
     parser.add_argument("--json", metavar="FILE", help="write what came of it there")
     arguments = parser.parse_args()
     words = arguments.only.split(",")
@@ -113,11 +133,12 @@ def main() -> None:
         return
     in_own_namespace()
     if arguments.schedule:
-        if error := failure(scenarios[0], Schedule.parse(arguments.schedule), arguments.rounds or 100):
+        tries = failures(scenarios[0], Schedule.parse(arguments.schedule), arguments.rounds or 100)
+        if error := next(tries, None):
             raise error
         return
     print(f"--seed {arguments.seed}", flush=True)
-    outcomes = torture(scenarios, arguments.seed, until(arguments), show)
+    outcomes = torture(scenarios, arguments.seed, until(arguments), show, arguments.shrink)
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
     print(table(outcomes))
@@ -126,7 +147,7 @@ def main() -> None:
     findings = [outcome.finding for outcome in outcomes.values() if outcome.finding]
     for finding in findings:
         print(f"\n{finding}")
-    sys.exit(bool(findings))
+    sys.exit(bool(findings) or any(never_done(*found) for found in outcomes.items()))
 
 
 if __name__ == "__main__":

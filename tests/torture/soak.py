@@ -4,7 +4,8 @@
 
 A process for each loop does everything at once: see soak_activities.py.  Meanwhile this one looks at them, and at the
 system, about every second, and they tell how long it takes through each object.  In the end it prints how all of it has
-changed; the exit status is 1 if something has grown.  As root it works where nobody else's objects are.
+changed; the exit status is 1 if something has grown, and 0 also if of something it is not known.  As root it works
+where nobody else's objects are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import select
 import sys
@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import Scenario, Schedule
+from harness import Scenario, Schedule, circumstances
 from soak_activities import ACTIVITIES
-from soak_drift import Drift, Record, drifts
-from soak_place import Place, Programs
-from soak_process import HANGS, LOOPS, soaked
+from soak_drift import Record, Verdict, drifts
+from soak_place import HANGS, Place, Programs
+from soak_process import LOOPS, soaked
 from soak_samples import of_process, of_system
 from world import Child, World, end_on_sigterm, program
 
@@ -85,17 +85,15 @@ class Soak:
                 os.close(reading)
         # First what has failed: the others go on until their time is up.
         children = sorted(self._children.items(), key=lambda item: not item[1].has_ended)
-        counts = {loop: dict(child.result(ENDING)) for loop, child in children}
+        results = {loop: child.result(ENDING) for loop, child in children}
         left = {what: count for what, count in of_system(self._names, self._keys, alone=self._alone).items() if count}
         assert not left, f"objects are left: {left}"
         return {
+            **circumstances(),
             "seconds": self._seconds,
-            "python": platform.python_version(),
-            "linux": platform.release().partition("-")[0],
-            "processors": os.cpu_count(),
-            "date": time.strftime("%Y-%m-%d"),
-            "counts": counts,
+            "counts": {loop: dict(counts) for loop, (counts, _) in results.items()},
             "times": self._times,
+            "alone": {loop: alone for loop, (_, alone) in results.items()},
             "processes": self._processes,
             "system": self._system,
             "latency": self._latency,
@@ -157,7 +155,7 @@ class Soak:
 def run(world: World, schedule: Schedule) -> Counter[str]:
     settings = schedule.settings
     record = Soak(world, schedule.steps, settings["seconds"], random.Random(settings["seed"])).run([settings["loop"]])
-    grown = [drift for drift in drifts(record) if not drift.is_flat]
+    grown = [drift for drift in drifts(record) if drift.verdict is Verdict.GROWN]
     if grown:
         raise Grown("\n".join(map(str, grown)))
     return Counter(record["counts"][settings["loop"]])
@@ -188,9 +186,11 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(record) + "\n")
     for loop, counts in record["counts"].items():
         print(f"{loop}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
-    found: list[Drift] = list(drifts(record))
+    found = list(drifts(record))
     print(*found, sep="\n")
-    sys.exit(not all(drift.is_flat for drift in found))
+    verdicts = Counter(drift.verdict for drift in found)
+    print(", ".join(f"{verdicts[verdict]} {verdict}" for verdict in Verdict))
+    sys.exit(Verdict.GROWN in verdicts)
 
 
 if __name__ == "__main__":

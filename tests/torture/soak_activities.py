@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import anyio
 import anyio.lowlevel
 import pytest
-from soak_place import PYTHON_PEER, Place, ended, numbered, output_of
+from soak_place import PYTHON_PEER, Place, ended, has_come_further, numbered, output_of
 
 import aioipc
 from aioipc import Channel, inspect, posix, sysv
@@ -140,6 +140,7 @@ async def _pump(place: Place, reader: posix.FifoReader, writer: posix.FifoWriter
         group.start_soon(write)
         while len(came) < len(text):
             came += await place.insist(reader.receive)
+            has_come_further()
     assert came == text
 
 

@@ -2,7 +2,8 @@
 
 After a warm-up, in which caches fill, the first third is compared with the last.  Each is cut into parts; what counts
 is the median of the parts' medians, so that neither a moment of much load nor one of none does, and how much the parts
-differ from their neighbours says how sure it is.  Something has grown if it certainly has, by more than its bound.
+differ from their neighbours says how sure it is.  What has certainly grown by more than its bound has grown, what
+certainly has not is flat; of what goes up and down too much to say, it is not known.
 
 The bounds are absolute, since what the load itself makes go up and down does not grow with time, while what leaks
 does.  A short run has begun only just before: there they are wider, with the square root of what it lacks of LONG.
@@ -14,6 +15,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 WARM_UP = 0.25
@@ -29,18 +31,30 @@ BOUNDS = {
 }
 OBJECTS = 6
 """The bound for objects of each kind."""
-PERCENTILES = {"p10": (10, 1.5, 100), "p50": (50, 1.5, 100), "p99": (99, 2, 1000)}
-"""The percentile, how many times as long it may become, and how many probes in a third make it worth looking at.
+PERCENTILES = {"p10": (10, 1.5, 20), "p50": (50, 1.5, 20), "p99": (99, 2, 101)}
+"""The percentile, how many times as long it may become, and how many probes of a part are enough for it.
 
-The tenth is what other work on the machine changes least.
+The tenth is what other work on the machine changes least.  Of a hundred probes the 99th percentile would be the slowest
+one, whatever that was; of one more it is not.
 """
 PARTS = 10
-"""Of a third."""
+"""Of a third, at most."""
+FEWEST_PARTS = 5
+"""Of a third, for what takes many probes: how much fewer differ from their neighbours says little."""
 CERTAIN = 3
 """Standard errors."""
 CONTROL = "control"
+ALONE = 10, 2
+"""Likewise, of what the control takes alone, before all else is done and after it."""
 
 Record = dict[str, Any]
+Thirds = tuple[Sequence[Any], Sequence[Any]]
+
+
+class Verdict(StrEnum):
+    FLAT = "flat"
+    GROWN = "grown"
+    NOT_KNOWN = "not known"
 
 
 class Level(NamedTuple):
@@ -67,19 +81,34 @@ class Drift(NamedTuple):
         return self.what.startswith("latency")
 
     @property
-    def is_flat(self) -> bool:
-        error = math.hypot(self.first.error, self.last.error)
-        return self.last.value - self.first.value - CERTAIN * error <= self.bound
+    def noise(self) -> float:
+        """By how much it may differ without a reason."""
+        return CERTAIN * math.hypot(self.first.error, self.last.error)
+
+    @property
+    def verdict(self) -> Verdict:
+        growth = self.last.value - self.first.value
+        if growth - self.noise > self.bound:
+            return Verdict.GROWN
+        # Noise that is larger than the bound would hide what grows also if it has become less.
+        return Verdict.NOT_KNOWN if max(0, growth) + self.noise > self.bound else Verdict.FLAT
 
     def shown(self, value: float) -> str:
         """A value, or the bound, for people."""
         if self.is_latency:
             return f"{math.exp(value):.2f}"
-        return f"{value / 2**20:.2f} MiB" if "memory" in self.what else f"{value:g}"
+        return f"{value / 2**20:.2f} MiB" if "memory" in self.what else f"{round(value, 1):g}"
+
+    def change(self, value: float) -> str:
+        """A difference between two values, for people."""
+        return f"{self.shown(value)} times" if self.is_latency else f"by {self.shown(value)}"
 
     def __str__(self) -> str:
-        verdict = "" if self.is_flat else "  GROWS"
-        return f"{self.whose}: {self.what}: {self.shown(self.first.value)}, then {self.shown(self.last.value)}{verdict}"
+        text = f"{self.whose}: {self.what}: {self.shown(self.first.value)}, then {self.shown(self.last.value)}"
+        if self.verdict is Verdict.FLAT:
+            return text
+        noise, bound = self.change(self.noise), self.change(self.bound)
+        return f"{text}: {self.verdict.upper()}, may grow {bound}, goes up and down {noise}"
 
 
 def level(values: Sequence[float]) -> Level:
@@ -89,13 +118,12 @@ def level(values: Sequence[float]) -> Level:
     return Level(statistics.median(values), 1.2533 * spread / math.sqrt(len(values)))  # of a median
 
 
-def parts(values: Sequence[float]) -> Iterator[Sequence[float]]:
-    count = min(PARTS, len(values))
+def parts(values: Sequence[float], count: int) -> Iterator[Sequence[float]]:
     for number in range(count):
         yield values[number * len(values) // count : (number + 1) * len(values) // count]
 
 
-def ends(record: Record, times: Sequence[float], values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def ends(record: Record, times: Sequence[float], values: Sequence[Any]) -> Thirds:
     """The first and the last third of the values, after the warm-up."""
     begin, end = record["seconds"] * WARM_UP, record["seconds"]
     third = (end - begin) / 3
@@ -112,7 +140,8 @@ def drifts(record: Record) -> Iterator[Drift]:
 
     def drift(what: str, whose: str, values: Sequence[int], bound: float) -> Drift:
         first, last = (
-            level([statistics.median(part) for part in parts(third)]) for third in ends(record, record["times"], values)
+            level([statistics.median(part) for part in parts(third, min(PARTS, len(third)))])
+            for third in ends(record, record["times"], values)
         )
         return Drift(what, whose, first, last, width * bound)
 
@@ -123,23 +152,27 @@ def drifts(record: Record) -> Iterator[Drift]:
         yield drift(what, "system", counts, OBJECTS)
     for loop, found in record["latency"].items():
         yield from _latency_drifts(record, loop, found)
+    rank, bound = ALONE
+    for loop, alone in record.get("alone", {}).items():
+        first, last = (level([math.log(percentile(part, rank)) for part in parts(found, PARTS)]) for found in alone)
+        yield Drift(f"latency p{rank}, {CONTROL} alone", loop, first, last, math.log(bound))
 
 
 def _latency_drifts(record: Record, loop: str, found: dict[str, Any]) -> Iterator[Drift]:
     thirds = {name: ends(record, probes["times"], probes["seconds"]) for name, probes in found.items()}
-    for name, (first, last) in thirds.items():
+    beside = thirds.pop(CONTROL, ([], []))
+    for name, own in thirds.items():
         for text, (rank, bound, enough) in PERCENTILES.items():
-            if name != CONTROL and min(len(first), len(last)) >= enough:
-                levels = [
-                    level(
-                        [
-                            math.log(percentile(part, rank) / percentile(beside, rank))
-                            for part, beside in zip(parts(own), parts(control), strict=True)
-                        ]
-                    )
-                    for own, control in zip((first, last), thirds[CONTROL], strict=True)
-                ]
-                yield Drift(f"latency {text}, {name}", loop, *levels, math.log(bound))
+            count = min(PARTS, *(len(third) // enough for third in (*own, *beside)))
+            if count >= FEWEST_PARTS:
+                first, last = (level(_ratios(*both, rank, count)) for both in zip(own, beside, strict=True))
+                yield Drift(f"latency {text}, {name}", loop, first, last, math.log(bound))
+
+
+def _ratios(own: Sequence[float], beside: Sequence[float], rank: int, count: int) -> list[float]:
+    """Logarithms of the quotients of the parts' percentiles."""
+    pairs = zip(parts(own, count), parts(beside, count), strict=True)
+    return [math.log(percentile(part, rank) / percentile(other, rank)) for part, other in pairs]
 
 
 def percentile(values: Sequence[float], rank: int) -> float:

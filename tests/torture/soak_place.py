@@ -10,15 +10,37 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
 
+from aioipc import inspect
+
 _T = TypeVar("_T")
 
+HANGS = 180
+"""Seconds; what has come no further for as long has hung, also on a machine with much else to do."""
 PYTHON_PEER = Path(__file__).with_name("soak_peer.py")
+_limit: ContextVar[anyio.CancelScope] = ContextVar("_limit")
+
+
+@contextmanager
+def hangs() -> Iterator[None]:
+    """Fail if what is done in this block hangs.
+
+    :raises TimeoutError: if it has come no further for `HANGS` seconds
+    """
+    with anyio.fail_after(HANGS) as scope:
+        _limit.set(scope)
+        yield
+
+
+def has_come_further() -> None:
+    """Begin to count those seconds anew."""
+    _limit.get().deadline = anyio.current_time() + HANGS
 
 
 class Programs(NamedTuple):
@@ -70,6 +92,7 @@ class Place:
         async def receiver() -> None:
             for _ in coming:
                 came.append(int(await self.insist(receive)))
+                has_come_further()
 
         try:
             async with anyio.create_task_group() as group:
@@ -77,7 +100,8 @@ class Place:
                     group.start_soon(sender)
                     group.start_soon(receiver)
         except BaseException as error:
-            error.add_note(f"of {count} have come: {came}")
+            objects = "\n".join(map(str, inspect.look()))
+            error.add_note(f"of {count} have come: {came}\n{objects}")
             raise
         assert sorted(came) == list(range(count))
         self.counts["operations"] += 2 * count

@@ -1,6 +1,7 @@
 """How long it takes through each object: from one handle to a task that waits with another, in one event loop.
 
-The control takes the same way through a pipe and the loop alone: what slows down both is not the library's.
+The control takes the same way through a pipe and the loop alone: what slows down both is not the library's, unless it
+has left something in the loop.  So it is also told what the control takes when nothing else is done.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
+from soak_drift import CONTROL
 from soak_place import Place
 
 from aioipc import Channel, posix, sysv
 
-CONTROL = "control"
 PAUSE = 0.02
 """Seconds between two probes."""
+ALONE = 200
+"""Probes of the control alone."""
 
 
 class Probes:
@@ -42,6 +46,22 @@ class Probes:
                 began = perf_counter()
                 await self._through[name]()
                 self.found[name].append(perf_counter() - began)
+
+    async def alone(self) -> list[float]:
+        """What processor time the control takes while nothing else is done in the loop.
+
+        It is a multiple of what a piece of work takes that is always the same.  What other processes do changes neither
+        much, and hardly one without the other.
+        """
+        found = []
+        for _ in range(ALONE):
+            await anyio.lowlevel.checkpoint()  # so that the task waits again
+            began = thread_time()
+            await self._through[CONTROL]()
+            arrived = thread_time()
+            sorted(map(str, range(1000)))
+            found.append((arrived - began) / (thread_time() - arrived))
+        return found
 
     def add(
         self,
@@ -79,7 +99,7 @@ class Probes:
 
 @asynccontextmanager
 async def probing(place: Place) -> AsyncIterator[Probes]:
-    """Probe all objects until the block ends."""
+    """Have probes of all objects until the block ends."""
     probes = Probes()
     with (
         place.some("names", 3) as (name, memory, ring),
@@ -121,7 +141,6 @@ async def probing(place: Place) -> AsyncIterator[Probes]:
             add("Channel", partial(channels[0].send, b"x"), channels[1].receive)
             probes.add_memory("posix.SharedMemory", partial(posix.SharedMemory.open, memory))
             probes.add_memory("sysv.SharedMemory", partial(sysv.SharedMemory.open, key))
-            group.start_soon(probes.run, place)
             yield probes
 
 

@@ -15,26 +15,26 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 from soak_activities import ACTIVITIES
-from soak_place import Place
+from soak_place import Place, hangs
 from soak_probes import probing
 
 from aioipc._ring import _deaths
 
-HANGS = 180
-"""Seconds; what takes longer has hung, also on a machine with much else to do."""
 LOOPS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
 
+Alone = tuple[list[float], list[float]]
+
 
 def soaked(
     loop: str, place: Place, activities: Sequence[str], pace: float, seconds: float, interval: float, news: int
-) -> Counter[str]:
+) -> tuple[Counter[str], Alone]:
     """Do all this, and write to a descriptor what the probes have found.
 
-    :returns: what it did
+    :returns: what it did, and what the control has taken alone, before and after that
     :raises AssertionError: if something is left in the end
     """
     warnings.simplefilter("ignore", ResourceWarning)  # it drops handles
@@ -44,14 +44,14 @@ def soaked(
     _deaths.watch("")  # which a process keeps; and libuv keeps some, too
     run(anyio.lowlevel.checkpoint)
     before, mapped_before = open_descriptors(), shared_mappings()
-    run(_live, place, activities, pace, seconds, interval, news)
+    alone = run(_live, place, activities, pace, seconds, interval, news)
     gc.collect()
     _await(lambda: len(os.listdir("/proc/self/task")) == 1, "threads")
     opened = open_descriptors().items() - before.items()
     assert not opened, f"descriptors are left: {sorted(opened)}"
     mapped = shared_mappings() - mapped_before
     assert not mapped, f"mappings are left: {sorted(mapped)}"
-    return place.counts
+    return place.counts, alone
 
 
 def open_descriptors() -> dict[int, str]:
@@ -79,7 +79,7 @@ def _await(condition: Callable[[], bool], what: str) -> None:
 
 async def _live(
     place: Place, activities: Sequence[str], pace: float, seconds: float, interval: float, news: int
-) -> None:
+) -> Alone:
     ended = anyio.Event()
 
     async def report() -> None:
@@ -88,20 +88,24 @@ async def _live(
             os.write(news, json.dumps(probes.found).encode() + b"\n")
             probes.found.clear()
 
-    async with probing(place) as probes, anyio.create_task_group() as reporting:
-        reporting.start_soon(report)
-        async with anyio.create_task_group() as group:
-            for name in activities:
-                group.start_soon(_repeat, name, place, pace, ended)
-            await anyio.sleep(seconds)
-            ended.set()
-        reporting.cancel_scope.cancel()
+    async with probing(place) as probes:
+        first = await probes.alone()
+        async with anyio.create_task_group() as probing_group:
+            probing_group.start_soon(probes.run, place)
+            probing_group.start_soon(report)
+            async with anyio.create_task_group() as group:
+                for name in activities:
+                    group.start_soon(_repeat, name, place, pace, ended)
+                await anyio.sleep(seconds)
+                ended.set()
+            probing_group.cancel_scope.cancel()
+        return first, await probes.alone()
 
 
 async def _repeat(name: str, place: Place, pace: float, ended: anyio.Event) -> None:
     activity = ACTIVITIES[name]
     while not ended.is_set():
-        with anyio.fail_after(HANGS):
+        with hangs():
             await activity.do(place)
         place.counts[name] += 1
         with anyio.move_on_after(place.rng.expovariate(1 / (pace * activity.pause))):

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,14 +134,26 @@ class queue:  # noqa: N801 -- it stands for a function, as the others
     choice: str = "0"
     excludes: bool = False
     other: int | None = None
+    size: int = 24
 
     def __call__(self, world: World, capacity: int) -> Target:
         made = sysv_ipc.MessageQueue(world.key(), sysv_ipc.IPC_CREX)
-        made.max_size = 24 * capacity
+        made.max_size = self.size * capacity
         if self.other is not None:
             libc.msgsnd(made.id, self.other, b"")
-        words = ["queue", made.id, self.first, self.types, self.choice, "e" if self.excludes else "-"]
+        words = ["queue", made.id, self.first, self.types, self.choice, "e" if self.excludes else "-", self.size]
         return Target(words, made.id, capacity)
+
+
+def long_queue(world: World, capacity: int) -> Target:
+    """One with messages that it takes two calls to receive, if they can be as long: in an own IPC namespace."""
+    message, all_of_them = (Path("/proc/sys/kernel", name) for name in ("msgmax", "msgmnb"))
+    with suppress(PermissionError):
+        if os.readlink("/proc/self/ns/ipc") != os.readlink("/proc/1/ns/ipc"):
+            for limit, size in ((message, 12_000), (all_of_them, 36_000)):
+                world.defer(limit.write_text, limit.read_text())
+                limit.write_text(str(size))
+    return queue(size=min(int(message.read_text()), int(all_of_them.read_text()) // 3))(world, capacity)
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,13 @@ class semaphores:  # noqa: N801
         id = libc.semget(world.key(), 3)
         words = ["set", id, *self.numbers] if self.numbers else ["swing", id]
         return Target(words, id, extra=self.extra)
+
+
+def latch(world: World, _: int) -> Target:
+    """A set of one, which is given when it becomes zero, and taken when it becomes one again."""
+    id = libc.semget(world.key(), 1)
+    libc.semop(id, (0, 1))
+    return Target(["latch", id], id)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from world import World
 
 import aioipc
 from aioipc import BrokenError, Channel, EndOfStream, posix, sysv
+from aioipc.aiohttp._receiving import Receiver, Stopped
 
 
 class Attempt(ABC):
@@ -30,6 +31,18 @@ class Attempt(ABC):
     @abstractmethod
     def give_back(self) -> None:
         """What was noted is not held any more."""
+
+    @abstractmethod
+    def miss(self) -> None:
+        """Another one was quicker."""
+
+    @abstractmethod
+    def leave_gap(self) -> None:
+        """What was not sent takes up room all the same, until all that was before it is gone."""
+
+    @abstractmethod
+    def later(self, act: Callable[[], object]) -> None:
+        """Have this done some time, or not."""
 
     @abstractmethod
     async def hold(self) -> None:
@@ -52,10 +65,9 @@ class Operation:
     """How many messages it sends at once."""
     may_lose: bool = False
     """A peer may write to one who leaves, for it can't know; there are no rivals then."""
-    leaves_gaps: bool = False
-    """What is given up takes up room until all that was before it is gone."""
     is_undone: bool = False
     """What it has taken goes back when the process ends."""
+    loops: tuple[str, ...] = ("asyncio", "uvloop", "trio")
 
 
 def text(number: int, size: int = 16) -> bytes:
@@ -67,6 +79,9 @@ def text(number: int, size: int = 16) -> bytes:
 
 class Path:
     """What can be opened, and need not be closed."""
+
+    _handle = None
+    """Nobody waits for it."""
 
     def __init__(self, target: Target) -> None:
         self.path = str(target.where)
@@ -174,12 +189,35 @@ async def acquire_member(handle: Any, attempt: Attempt) -> None:
     await acquire(handle[1], attempt)
 
 
+async def acquire_two(handle: Any, attempt: Attempt) -> None:
+    await handle[1].acquire(2, undo=True)
+    attempt.note(0)
+
+
+async def wait_for_zero(handle: Any, attempt: Attempt) -> None:
+    """Who finds it zero makes it one again."""
+    await handle[0].wait_for_zero()
+    try:
+        handle.operate_nowait((0, 0), (0, 1))
+    except aioipc.WouldBlock:
+        attempt.miss()
+    else:
+        attempt.note(0)
+
+
 async def enter_member(handle: Any, attempt: Attempt) -> None:
     await enter(handle[1], attempt)
 
 
 async def receive_bytes(handle: Any, attempt: Attempt) -> None:
     attempt.note(int(await handle.receive(16)))
+
+
+async def iterate_bytes(handle: Any, attempt: Attempt) -> None:
+    async for data in handle:
+        attempt.note(*(int(data[start : start + 16]) for start in range(0, len(data), 16)))
+        return
+    raise aioipc.ClosedError
 
 
 async def send_page(handle: Any, attempt: Attempt) -> None:
@@ -225,10 +263,34 @@ async def borrow(handle: Any, attempt: Attempt) -> None:
 
 async def reserve(handle: Any, attempt: Attempt) -> None:
     number = attempt.new()
-    async with handle.reserve(16) as buffer:
-        buffer[:] = text(number)
-        await attempt.hold()
+    try:
+        async with handle.reserve(16) as buffer:
+            buffer[:] = text(number)
+            await attempt.hold()
+    except BaseException:
+        attempt.leave_gap()  # it may have been given up just as it came
+        raise
     attempt.note(number)
+
+
+def take(*, borrow: bool) -> Callable[[Any, Attempt], Awaitable[None]]:
+    """As consumers and streams of aioipc.aiohttp do, which are told to stop."""
+
+    async def take(handle: Any, attempt: Attempt) -> None:
+        receiver = Receiver(handle, borrow=borrow)
+        attempt.later(receiver.stop)
+        try:
+            async with receiver.take() as message:
+                number = int(getattr(message, "data", message))
+                if not borrow:
+                    attempt.note(number)
+                await attempt.hold()
+        except Stopped:
+            raise aioipc.ClosedError from None
+        if borrow:
+            attempt.note(number)
+
+    return take
 
 
 OPERATIONS = (
@@ -242,8 +304,10 @@ OPERATIONS = (
         "posix.Fifo.open_writer", objects.unopened_fifo, Path, open_and_send, takes=False, types=0, may_lose=True
     ),
     Operation("posix.FifoReader.receive", objects.fifo(16), open_reader, receive_bytes),
+    Operation("posix.FifoReader.iterate", objects.fifo(16), open_reader, iterate_bytes),
     Operation("posix.FifoWriter.send", objects.fifo(4096), open_writer, send_page, takes=False),
     Operation("sysv.MessageQueue.receive", objects.queue(), open_queue, receive),
+    Operation("sysv.MessageQueue.receive-long", objects.long_queue, open_queue, receive),
     Operation("sysv.MessageQueue.receive-type", objects.queue(3, choice="3", other=4), open_queue, receive_of(type=3)),
     Operation(
         "sysv.MessageQueue.receive-exclude",
@@ -275,6 +339,10 @@ OPERATIONS = (
         is_undone=True,
     ),
     Operation("sysv.SetMember.acquire", objects.semaphores((1,)), open_set, acquire_member, types=None),
+    Operation(
+        "sysv.SetMember.acquire-undo", objects.semaphores((1, 1)), open_set, acquire_two, types=None, is_undone=True
+    ),
+    Operation("sysv.SetMember.wait_for_zero", objects.latch, open_set, wait_for_zero, types=None),
     Operation("sysv.SetMember.enter", objects.semaphores((1,)), open_set, enter_member, types=None),
     Operation("Channel.receive", objects.channel, open_channel, receive_message),
     Operation("Channel.iterate", objects.channel, open_channel, iterate),
@@ -282,5 +350,14 @@ OPERATIONS = (
     Operation("Channel.borrow", objects.channel, open_channel, borrow, types=0),
     Operation("Channel.send", objects.channel, open_channel, send, takes=False),
     Operation("Channel.send_many", objects.channel, open_channel, send_many, takes=False, room=2),
-    Operation("Channel.reserve", objects.channel, open_channel, reserve, takes=False, types=0, leaves_gaps=True),
+    Operation("Channel.reserve", objects.channel, open_channel, reserve, takes=False, types=0),
+    *(
+        Operation(f"aiohttp.Receiver.{name}", make, open, take(borrow=borrow), types=types, loops=("asyncio", "uvloop"))
+        for name, make, open, borrow, types in (
+            ("take-posix", objects.mq, open_mq, False, 1),
+            ("take-sysv", objects.queue(), open_queue, False, 1),
+            ("take-channel", objects.channel, open_channel, False, 1),
+            ("borrow", objects.channel, open_channel, True, 0),
+        )
+    ),
 )

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import threading
-from collections.abc import AsyncIterator
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import outside_channels
 import pytest
-from harness import Schedule
-from interposing import Fault, Voice, Watcher
-from judging import Judge
-from operations import Operation, at_once, bare, made
+from faults import ERRORS, NEVER_FAIL, OPERATIONS, SCENARIOS, Missed
+from harness import Schedule, run_once
+from interposing import Fault, Voice, Watcher, calls
+from judging import LOOPS, Judge
+from limits import few_descriptors
+from operations import Operation, at_once, bare, made, without_first
 from outside import Peer, PosixQueue
-from world import World
+from world import Failed, Hung, World, finished
 
 import aioipc
-from aioipc import posix
+from aioipc import inspect, posix, sysv
+from aioipc.inspect import _shm
+from aioipc.sysv import semaphore
 
 
 def opened(path: str = "/dev/null") -> str:
@@ -97,12 +106,17 @@ class Faulty:
                 raise ValueError from error
             if self._fault == "it is vague":
                 raise aioipc.LimitError(error.errno, "no") from error
+            if self._fault == "it stays so":
+                self.work = functools.partial(self._refuse, error.errno)  # type: ignore[method-assign]
             if self._fault == "it has another errno":
                 raise aioipc.LimitError(1, "no") from error
             if self._fault == "it warns":
                 os.write(2, b"oh")
             raise aioipc.errors.from_errno(error.errno or 0, "work") from error
         os.close(first)
+
+    def _refuse(self, number: int) -> None:
+        raise aioipc.errors.from_errno(number, "work")
 
 
 def judged(operation: Operation, fault: Fault) -> None:
@@ -118,6 +132,7 @@ def judged(operation: Operation, fault: Fault) -> None:
         ("it is vague", "no limit"),
         ("it has another errno", "errno is EPERM"),
         ("it warns", "it wrote"),
+        ("it stays so", "without any fault"),
     ],
 )
 def test_what_is_wrong_is_found(fault: str, words: str) -> None:
@@ -163,9 +178,122 @@ def test_a_message_that_is_lost_is_found() -> None:
         except OSError as error:
             raise aioipc.errors.from_errno(error.errno or 0, queue.name) from error
 
-    operation = Operation("lose", PosixQueue, queue, receive_and_fail, effect=lambda messages: messages[1:])
+    operation = Operation("lose", PosixQueue, queue, receive_and_fail, effect=without_first)
     with pytest.raises(AssertionError, match="became"):
         judged(operation, Fault("openat", 1, "EMFILE", lasts=False))
+
+
+def test_what_fails_when_a_limit_is_lifted_is_found() -> None:
+    operation = Operation("work", Peer, made(lambda _: Faulty("it stays so")), at_once(lambda faulty: faulty.work()))
+    with World() as world, pytest.raises(AssertionError, match="without any fault"):
+        Judge(operation, world, "asyncio", [[]], lambda _: few_descriptors(1), ("EMFILE",)).run()
+
+
+def run(name: str, *steps: list[Fault], loop: str = "asyncio") -> Counter[str]:
+    """Run a scenario; without any step it does its operation twice all the same."""
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == f"faults/{name}/{loop}")
+    return run_once(scenario, Schedule({}, list(steps)))
+
+
+def test_no_fault_is_not_taken_for_a_fault_that_does_no_harm() -> None:
+    hit, missed = (Fault("openat", number, "EMFILE", lasts=False) for number in (1, 99))
+    assert run("posix.SharedMemory.open", [hit], [missed])["faults that did not come"] == 1
+    with pytest.raises(Missed):
+        run("posix.SharedMemory.open", [missed])
+
+
+def test_each_call_can_fail_or_there_is_a_reason() -> None:
+    told = set(calls())
+    older = {"clone", "epoll_wait", "link", "lstat", "mknod", "open", "stat", "unlink"}  # not on every machine
+    assert told | older == ERRORS.keys() | NEVER_FAIL.keys()
+    assert not ERRORS.keys() & NEVER_FAIL.keys()
+
+
+def test_what_waits_is_tried_on_all_loops() -> None:
+    names = {scenario.name for scenario in SCENARIOS}
+    waiting = [operation.name for operation in OPERATIONS if operation.waits]
+    assert "posix.Fifo.open_reader waiting" in waiting
+    assert {f"faults/{name}/{loop}" for name in waiting for loop in LOOPS} <= names
+
+
+def spoil_values(patch: pytest.MonkeyPatch) -> None:
+    real = semaphore.set_initial
+    patch.setattr(semaphore, "set_initial", lambda name, values: real(name, array(values.typecode, [1] * len(values))))
+
+
+def spoil_limit(patch: pytest.MonkeyPatch) -> None:
+    real = posix.MessageQueue.create
+    patch.setattr(posix.MessageQueue, "create", lambda name, max_messages, **more: real(name, max_messages=1, **more))
+
+
+def spoil_close(patch: pytest.MonkeyPatch) -> None:
+    real = posix.SharedMemory.close
+
+    def close(segment: posix.SharedMemory) -> None:
+        segment.unlink()
+        real(segment)
+
+    patch.setattr(posix.SharedMemory, "close", close)
+
+
+def spoil_resize(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(posix.SharedMemory, "resize", lambda segment, size: None)
+
+
+def spoil_change(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sysv.MessageQueue, "change", lambda queue, **_: None)
+
+
+def spoil_value(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(posix.Semaphore, "value", 1)
+
+
+def spoil_look(patch: pytest.MonkeyPatch) -> None:
+    real = inspect.look
+    looks = itertools.cycle((lambda: inspect.Listing([], []), real))  # the second is to tell what there is
+    patch.setattr(inspect, "look", lambda: next(looks)())
+
+
+def spoil_orphans(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_shm, "_channel_ids", lambda _: (set(), set()))
+
+
+def spoil_orphans_found(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(inspect, "orphans", list)
+
+
+def spoil_users(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(inspect, "users", lambda objects: {each.address: inspect.Users((), True) for each in objects})
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("sysv.SemaphoreSet.create", spoil_values, r"\(1, 1\).* not .*\(1, 5\)"),
+        ("posix.MessageQueue.create", spoil_limit, "'max_messages': 1.* not .*'max_messages': 2"),
+        ("posix.SharedMemory.close", spoil_close, "became None"),
+        ("posix.SharedMemory.resize to 5000", spoil_resize, "not .*'size': 5000"),
+        ("sysv.MessageQueue.change", spoil_change, "not .*'max_bytes': 100"),
+        ("posix.Semaphore.value", spoil_value, "1, not 7"),
+        ("inspect.look", spoil_look, "are not among"),
+        ("inspect.orphans", spoil_orphans, "are not orphans"),
+        ("inspect.orphans of a channel", spoil_orphans_found, "are orphans, too"),
+        ("inspect.users", spoil_users, r"Users\(pids=\(\)"),
+    ],
+)
+def test_what_is_not_as_it_should_be_is_found(
+    name: str, spoil: Callable[[pytest.MonkeyPatch], None], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(name)
+    spoil(monkeypatch)
+    with pytest.raises((AssertionError, Failed), match=words):
+        run(name)
+
+
+def test_a_doorbell_that_is_not_heard_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside_channels, "finished", functools.partial(finished, seconds=1))
+    with pytest.raises(Hung):
+        run("Channel.send to one asleep", [Fault("write", 1, "ENOMEM", lasts=True)])
 
 
 def test_faults_are_data() -> None:

@@ -9,15 +9,27 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import kills_crowd
+import kills_queues
 import pytest
 from harness import Schedule
 from kills_accounts import Received, Sent, account, are_in_order
 from kills_crowd import TASKS, Crowd, Me, Member, Notes, draw
 from world import Failed, Hung, World
 
-STOP = {"who": 0, "at": None, "after": 0, "how": "stop", "milliseconds": 0, "others": [], "late": False, "settle": True}
+STOP: dict[str, object] = {
+    "who": 0,
+    "at": None,
+    "after": 0,
+    "how": "stop",
+    "milliseconds": 0,
+    "others": [],
+    "stopped": 0,
+    "late": False,
+    "settle": True,
+}
 KILL = STOP | {"how": "kill", "late": True}
 STOP_AND_KILL = STOP | {"how": "stop, kill", "others": [1]}
+STOP_BOTH = STOP | {"others": [1], "stopped": 1}
 
 
 @pytest.fixture
@@ -40,11 +52,11 @@ async def work(me: Me) -> None:
 
 @pytest.mark.parametrize("spares", [True, False])
 def test_all_steps(world: World, spares: bool) -> None:
-    workers = crowd(world, work, STOP, KILL, STOP_AND_KILL, spares=spares)
+    workers = crowd(world, work, STOP, KILL, STOP_AND_KILL, STOP_BOTH, spares=spares)
     gone: list[Member] = []
     workers.storm(gone.append)
     workers.end()
-    assert (workers.counts["stops"], workers.counts["kills"], len(gone)) == (2, 3, 3)
+    assert (workers.counts["stops"], workers.counts["kills"], len(gone)) == (4, 3, 3)
     assert workers.counts["ticks"] > 0
     assert gone == workers.killed
     assert len({member.me.number for member in workers.all}) == len(workers.all) == 5 + spares
@@ -165,6 +177,32 @@ def test_what_the_dead_have_taken(traffic: Crowd) -> None:
     received(traffic.members[1]).taking = 1
     with pytest.raises(AssertionError):
         account(traffic, [])
+
+
+@pytest.mark.parametrize("kind", kills_queues.KINDS, ids=lambda kind: kind.name)
+def test_who_only_waits_takes_nothing_along(world: World, kind: kills_queues.Kind) -> None:
+    address = kind.prepare(world, kind.address(world))
+    data = bytes([1]) * (kind.frame or 10)
+
+    async def wait_and_receive(me: Me) -> None:
+        received = Received(me.notes, 0)
+        async with kind.receiver(address, me, received) as receive, anyio.create_task_group() as group:
+
+            async def take() -> None:
+                assert await receive() == [data]
+                assert received.taking >= 1
+
+            group.start_soon(take)
+            await anyio.wait_all_tasks_blocked()
+            assert received.taking == 0
+            async with kind.sender(address, me, 1) as send:
+                await send([data])
+
+    def run(seed: int) -> None:
+        anyio.run(wait_and_receive, Me(1, Notes(), Notes(), random.Random(seed)))
+
+    for seed in range(5):  # each has several ways to receive
+        world.fork(run, seed).result()
 
 
 def test_doubled_unknown_or_out_of_turn(traffic: Crowd) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import anyio
 import neighbours_channel
 import neighbours_floods
 import posix_ipc
-from world import World, finished
+import pytest
+import responsive
+from world import Failed, World, finished
 
 from aioipc import Channel
 
@@ -20,6 +26,49 @@ def vandalised(world: World, *steps: list[Any]) -> tuple[str, int]:
     name, bells = neighbours_channel.channel(world, 4096, 3)
     vandal = neighbours_channel.vandal(world, {"as_nobody": False}, name, bells, list(steps))
     return name, neighbours_channel.steps_done(vandal)
+
+
+def held_up(loop: str, hold_up: Callable[[], object]) -> None:
+    async def main(_: Counter[str]) -> None:
+        hold_up()
+        await anyio.sleep(0.01)
+
+    responsive.responsive(loop, main)
+
+
+@pytest.mark.parametrize("loop", responsive.LOOPS)
+@pytest.mark.parametrize("works", [False, True])
+def test_a_loop_that_does_not_go_on_is_found(loop: str, works: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+
+    monkeypatch.setattr(responsive, "BLOCKED", 0.2)
+    with World() as world, pytest.raises(Failed, match="the loop was held up"):
+        world.fork(held_up, loop, work if works else lambda: time.sleep(0.3)).result()
+
+
+def test_a_processor_that_others_have_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spin() -> None:
+        while True:
+            pass
+
+    def work() -> None:
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+
+    monkeypatch.setattr(responsive, "BLOCKED", 0.6)
+    processors = os.sched_getaffinity(0)
+    with World() as world:
+        os.sched_setaffinity(0, {min(processors)})
+        try:
+            others = [world.fork(spin) for _ in range(9)]
+            world.fork(held_up, "asyncio", work).result()  # it takes two seconds
+        finally:
+            os.sched_setaffinity(0, processors)
+        assert not any(other.has_ended for other in others)
 
 
 def read(name: str, place: int) -> int:

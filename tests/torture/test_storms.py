@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
 import storms
 import trio
-from harness import Schedule, run_once
-from storm_objects import Peer, mq
+from harness import MANY, Outcome, Schedule, never_done, run_once
+from storm_objects import Peer, Target, mq
 from storm_operations import OPERATIONS, Operation
 from storm_race import LOOPS
 from storm_ways import on_trio, pause, way, ways_of
-from world import World
+from world import Failed, World
+
+from aioipc import Channel, EndOfStream, posix
 
 EVERY_WAY = [(loop, name) for loop in LOOPS for name in ways_of(loop)]
 every_way = pytest.mark.parametrize(("loop", "name"), EVERY_WAY)
@@ -126,9 +130,101 @@ def test_what_a_peer_says() -> None:
 def test_accounts(
     name: str, given: int, taken: list[int], noted: list[int], given_back: int, fault: str | None
 ) -> None:
-    account = partial(storms.account, operation(name), Schedule({"tasks": 1}, []), given, taken, noted, given_back)
+    report = storms.Report(noted, given_back)
+    account = partial(storms.account, operation(name), Schedule({"tasks": 1}, []), given, taken, report)
     if fault is None:
         account()
     else:
         with pytest.raises(AssertionError, match=fault):
             account()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken", "noted"),
+    [("posix.Fifo.open_reader", 3, [], [1]), ("posix.Fifo.open_writer", 0, [1], [0, 1])],
+)
+def test_what_an_opening_may_lose(name: str, given: int, taken: list[int], noted: list[int]) -> None:
+    account = partial(storms.account, operation(name), Schedule({}, []), given, taken)
+    account(storms.Report(noted, certain=[[1], [0, 1]]))
+    with pytest.raises(AssertionError, match=r"lost, though nobody was cancelled: .0, 2"):
+        account(storms.Report(noted, certain=[[1], [0, 2]]))
+
+
+@pytest.mark.parametrize("end", ["reader", "writer"])
+def test_an_opening_that_loses_all_is_seen(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lose(reader: posix.FifoReader, size: int) -> bytes:
+        await receive(reader, size)
+        raise EndOfStream
+
+    receive = posix.FifoReader.receive
+    monkeypatch.setattr(posix.FifoReader, "receive", lose)
+    monkeypatch.setattr(posix.FifoWriter, "send_nowait", lambda *_: None)
+    scenario = next(each for each in storms.SCENARIOS if each.name == f"storm/posix.Fifo.open_{end}/asyncio")
+    with pytest.raises(AssertionError, match="lost, though nobody was cancelled"):
+        run_once(scenario, scenario.draw(random.Random(1)))
+
+
+class Asked:
+    """A peer that does nothing yet."""
+
+    asked = answered = 0
+
+    def ask(self) -> None:
+        self.asked += 1
+
+    def wait(self, seconds: float = 0) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", [operation.name for operation in OPERATIONS])
+def test_no_more_is_asked_for_than_must_be_enough(name: str) -> None:
+    """Or the next gift would make up for a wake-up that was lost."""
+    peer: Any = Asked()
+    tortured = operation(name)
+    exchange = storms.Exchange(tortured, Target([], ""), peer, None)
+
+    async def insist() -> int:
+        for _ in range(3):
+            await exchange.insist(1)
+        return int(peer.asked)
+
+    enough = tortured.room
+    assert asyncio.run(insist()) == enough
+    peer.answered = peer.asked
+    assert asyncio.run(insist()) == enough
+    if tortured.may_lose:
+        exchange.counts["cancelled"] += 1  # who may have had it
+        assert asyncio.run(insist()) == 2 * enough
+
+
+def test_a_gap_is_counted_until_nothing_is_before_it(name: str) -> None:
+    peer: Any = Asked()
+    exchange = storms.Exchange(operation("Channel.reserve"), Target([], "", capacity=2), peer, None)
+    with Channel.create(name, capacity=128) as exchange.handle:
+        exchange.handle.send_nowait(b"not yet noted")
+        exchange.report.noted = [1]
+        exchange.gaps = 1
+        asyncio.run(exchange.insist(1))
+        assert (peer.asked, exchange.gaps) == (1, 1)
+        exchange.handle.receive_nowait()
+        asyncio.run(exchange.insist(1))
+        assert exchange.gaps == 1  # the peer has it to do yet
+        peer.answered = peer.asked
+        asyncio.run(exchange.insist(1))
+        assert (peer.asked, exchange.gaps) == (1, 0)
+
+
+def test_what_comes_without_an_end_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def receive(channel: Channel) -> bytes:
+        raise EndOfStream
+
+    monkeypatch.setattr(Channel, "receive", receive)
+    scenario = next(each for each in storms.SCENARIOS if each.name == "storm/Channel.receive-ended/asyncio")
+    with pytest.raises(Failed, match="it has not ended"):
+        run_once(scenario, scenario.draw(random.Random(1)))
+
+
+@pytest.mark.parametrize(("rounds", "never"), [(MANY, ["done"]), (MANY - 1, [])])
+def test_a_long_run_in_which_something_never_happened(rounds: int, never: list[str]) -> None:
+    scenario = next(each for each in storms.SCENARIOS if each.name == "storm/posix.Semaphore.acquire/asyncio")
+    assert never_done(scenario, Outcome(rounds, counts=Counter({"cancelled": 1}))) == never

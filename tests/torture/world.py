@@ -256,7 +256,7 @@ def _programs() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def program(source: str, *others: Path) -> str:
+def program(source: str, *others: Path | str) -> str:
     """The path of a compiled C program, by its file in tests, such as "peers/mq.c"."""
     return compile_c(TESTS / source, Path(_programs().name) / Path(source).stem, *others)
 
