@@ -179,3 +179,10 @@ def test_each_page_can_be_reached_from_the_first() -> None:
     linked = set(re.findall(r"\]\(([^)#:]+)\)", (docs / "index.md").read_text()))
     pages = {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"index.md"}
     assert linked >= pages
+
+
+def test_tests_that_are_named_are_there() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`(\S+\.py::test_\w+)`", page.read_text())}
+    assert named
+    for file, test in (name.split("::") for name in sorted(named)):
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), (file, test)
