@@ -108,11 +108,19 @@ Interrupter_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-static void
-Interrupter_dealloc(Interrupter *self)
+static PyObject *
+Interrupter_delete(Interrupter *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->process == getpid())
         timer_delete(self->timer);
+    self->process = 0;
+    Py_RETURN_NONE;
+}
+
+static void
+Interrupter_dealloc(Interrupter *self)
+{
+    Py_DECREF(Interrupter_delete(self, NULL));
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -142,6 +150,8 @@ static PyMethodDef Interrupter_methods[] = {
      PyDoc_STR("arm() -> None\n\nSignal the thread now, and again and again until disarm().  From any thread.")},
     {"disarm", (PyCFunction)Interrupter_disarm, METH_NOARGS,
      PyDoc_STR("disarm() -> None\n\nStop it.")},
+    {"delete", (PyCFunction)Interrupter_delete, METH_NOARGS,
+     PyDoc_STR("delete() -> None\n\nGive the timer back.  Neither arm() nor disarm() may follow.")},
     {NULL, NULL, 0, NULL},
 };
 

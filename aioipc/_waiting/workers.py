@@ -211,11 +211,14 @@ class _Worker:
             run.set_end(End.FAILED, LimitError(error.errno, f"no timer left to interrupt a thread by: {limit}"))
             run.conclude()
             return
-        while self.serve(run, interrupter):
-            run = None  # it may be the last thing that keeps a handle alive
-            run = self.next_run()
-            if run is None:
-                return
+        try:
+            while self.serve(run, interrupter):
+                run = None  # it may be the last thing that keeps a handle alive
+                run = self.next_run()
+                if run is None:
+                    return
+        finally:
+            interrupter.delete()  # an exception that a run has raised may keep this frame, and all that is in it
 
     def serve(self, run: Run, interrupter: Interrupter) -> bool:
         """See a run through; whether this thread may go on."""

@@ -17,7 +17,7 @@ import anyio.lowlevel
 import libc
 import pytest
 import uvloop
-from conftest import in_child, until
+from conftest import in_child, until, worker_threads
 from kinds import KINDS, made
 
 import aioipc
@@ -356,3 +356,24 @@ if comes_before:
             process.stdin.close()
         assert process.returncode == 0
         assert it.left() == 1
+
+
+@pytest.mark.anyio
+async def test_an_error_that_is_kept_keeps_no_timer() -> None:
+    def timers() -> str:
+        return Path("/proc/self/timers").read_text()
+
+    async def remove() -> None:
+        await until(lambda: forks[0].waiting_for_nonzero == 1)
+        forks.remove()
+
+    await until(lambda: not worker_threads())
+    before = timers()
+    with sysv.SemaphoreSet.create(None, values=[0]) as forks:
+        async with anyio.create_task_group() as group:
+            group.start_soon(remove)
+            with pytest.raises(aioipc.RemovedError) as raised:
+                await forks.operate((0, -1))
+    await until(lambda: not worker_threads())
+    assert raised.value.__traceback__ is not None
+    assert timers() == before
