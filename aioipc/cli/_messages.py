@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeAlias
 
 import click
@@ -39,25 +35,3 @@ def check_option(option: str, value: object, address: Address, kind: str) -> Non
     """Refuse an option that an object of this kind does not have."""
     if value is not None and value is not False and address.kind != kind:
         raise click.UsageError(f"{option} is for {kind} only, not for {address.kind}")
-
-
-@contextmanager
-def event_loop() -> Iterator[asyncio.Runner]:
-    """An event loop.  Ctrl-C ends what runs there; it never finds the loop half made or half closed, which is noisy."""
-    with _ctrl_c_later():
-        runner = asyncio.Runner()
-        runner.get_loop()
-    try:
-        yield runner
-    finally:
-        with _ctrl_c_later():
-            runner.close()
-
-
-@contextmanager
-def _ctrl_c_later() -> Iterator[None]:
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -17,8 +17,9 @@ import click
 
 from aioipc import Channel, posix, sysv
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, event_loop, open_queue
+from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
 from aioipc.cli._output import complain, printable
+from aioipc.cli._running import event_loop
 from aioipc.errors import EndOfStream, Error
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -89,7 +90,7 @@ def _run(
         if is_tail:
             complain(f"{address}: each message shown here is consumed, and no other receiver gets it")
         try:
-            runner.run(_receive(lambda: _next(queue, type_ or 0, exclude), form, count, timeout))
+            runner.run(_receive, lambda: _next(queue, type_ or 0, exclude), form, count, timeout)
         except TimeoutError:
             complain(f"{address}: no message came in time")
             return NOTHING

@@ -10,8 +10,9 @@ import click
 
 from aioipc import Channel
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, event_loop, open_queue
+from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
 from aioipc.cli._output import complain
+from aioipc.cli._running import event_loop
 
 
 @click.command()
@@ -48,12 +49,12 @@ def send(
     with open_queue(target, receiving=False) as queue, event_loop() as runner:
         for message in _messages(data, lines, is_hex, end):
             try:
-                runner.run(_send(queue, message, options, timeout))
+                runner.run(_send, queue, message, options, timeout)
             except TimeoutError:
                 complain(f"{address} had no room in time")
                 return NOTHING
         if end and isinstance(queue, Channel):
-            runner.run(queue.end())
+            runner.run(queue.end)
     return OK
 
 
