@@ -89,6 +89,27 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Each test removes all that it makes.  That can be told where nobody else makes anything: see .ci/run."""
+    if os.environ.get("AIOIPC_NAMESPACE") != "own":
+        yield
+        return
+    before = _in_namespace()
+    yield
+    left = _in_namespace() - before
+    for name in left:  # not to be found by the tests that follow
+        Path("/dev/shm", name).unlink(missing_ok=True)
+    assert not left
+
+
+def _in_namespace() -> set[str]:
+    found = set(os.listdir("/dev/shm"))
+    for kind in ("msg", "sem", "shm"):
+        found.update(f"{kind} {line.split()[1]}" for line in Path("/proc/sysvipc", kind).read_text().splitlines()[1:])
+    return found
+
+
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
     """Makes names of POSIX objects and channels; all that has these names is removed in the end."""

@@ -236,8 +236,9 @@ def test_orphans(name: str, new_name: NewName) -> None:
     try:
         with Channel.create(other):
             # Young ones may be of a channel that is about to get its name.
-            assert "there is nothing to remove" in aioipc("rm", "--yes", "--orphans").errors
-            assert all(bell.exists() for bell in [*bells, *doorbells(other)])
+            result = aioipc("rm", "--orphans")
+            assert result.code in {1, 3}, result  # nothing to remove, or some of others, and nobody to ask
+            assert not any(bell.name in result.errors for bell in [*bells, *doorbells(other)])
     finally:
         for bell in bells:
             bell.unlink()
