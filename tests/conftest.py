@@ -53,6 +53,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # A run that is ended by SIGTERM, as by timeout(1), removes what it has made, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Where a shell runs them in the background, it has this ignored, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.seed is None:
         config.option.seed = random.randrange(2**32)
 

@@ -12,7 +12,9 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Do what the command line says, and exit."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet also while it starts
+    interrupt = signal.getsignal(signal.SIGINT)  # the shell has it ignored if it starts this in the background
+    if interrupt is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet also while it starts
     try:
         from aioipc.cli._main import run
     except ModuleNotFoundError as error:
@@ -21,5 +23,5 @@ def main() -> NoReturn:
             raise
         sys.stderr.write(f"aioipc: the command needs {missing}: pip install 'aioipc[cli]'\n")
         sys.exit(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(run())

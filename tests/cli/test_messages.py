@@ -232,3 +232,16 @@ def test_sigint_without_a_terminal(name: str) -> None:
             follower.send_signal(signal.SIGINT)
             assert follower.stderr.read() == ""
         assert follower.returncode == 130
+
+
+def test_sigint_that_is_ignored(name: str) -> None:
+    """As by a shell that starts the command in the background."""
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *AIOIPC, "tail", f"mq:{name}", "--count", "1"]
+    with posix.MessageQueue.create(name) as queue:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+            assert follower.stderr is not None
+            assert CONSUMED in follower.stderr.readline()
+            follower.send_signal(signal.SIGINT)
+            queue.send_nowait(b"for all that")
+            assert follower.communicate() == ("for all that\n", "")
+        assert follower.returncode == 0
