@@ -8,14 +8,16 @@ from aioipc.sysv.keys import PRIVATE, ftok
 if TYPE_CHECKING:
     from aioipc.sysv._msg import Message
     from aioipc.sysv.message_queue import MessageQueue, MessageQueueStatistics
-    from aioipc.sysv.semaphore import SemaphoreSet, SemaphoreSetStatistics, SetMember
+    from aioipc.sysv.semaphore import SemaphoreSet, SemaphoreSetStatistics
+    from aioipc.sysv.set_member import SetMember
     from aioipc.sysv.shared_memory import SharedMemory, SharedMemoryStatistics
 else:
     __getattr__, __dir__ = _lazy.names_of(
         __name__,
         _msg=("Message",),
         message_queue=("MessageQueue", "MessageQueueStatistics"),
-        semaphore=("SemaphoreSet", "SemaphoreSetStatistics", "SetMember"),
+        semaphore=("SemaphoreSet", "SemaphoreSetStatistics"),
+        set_member=("SetMember",),
         shared_memory=("SharedMemory", "SharedMemoryStatistics"),
     )
 

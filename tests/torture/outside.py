@@ -38,14 +38,19 @@ class Peer:
         self.path = world.path()
 
     @classmethod
+    def length(cls) -> int:
+        """How long its messages are at least, in bytes."""
+        return 0
+
+    @classmethod
     def sent(cls) -> bytes:
         """What the process under test sends."""
-        return SENT
+        return SENT.ljust(cls.length(), b"s")
 
     @classmethod
     def given(cls) -> bytes:
         """What this gives."""
-        return GIVEN
+        return GIVEN.ljust(cls.length(), b"g")
 
     def prepare(self) -> None:
         """Do what must be so before an operation begins."""
@@ -68,7 +73,25 @@ class Peer:
         return contents
 
 
-class PosixQueue(Peer):
+class Queue(Peer):
+    """Of which the contents are "messages", briefly, and more."""
+
+    def send(self) -> None:
+        """Put what it gives there."""
+
+    def receive(self) -> None:
+        """Take a message."""
+
+    def put(self, contents: Any) -> Any:
+        self.send()
+        return {**contents, "messages": [*contents["messages"], brief(self.given())]}
+
+    def take(self, contents: Any) -> Any:
+        self.receive()
+        return {**contents, "messages": contents["messages"][1:]}
+
+
+class PosixQueue(Queue):
     @contextmanager
     def _queue(self) -> Iterator[posix_ipc.MessageQueue]:
         queue = posix_ipc.MessageQueue(self.name, posix_ipc.O_NONBLOCK)
@@ -89,27 +112,21 @@ class PosixQueue(Peer):
                 "mode": os.fstat(queue.mqd).st_mode & 0o777,
             }
 
-    def put(self, contents: Any) -> Any:
+    def send(self) -> None:
         with self._queue() as queue:
             queue.send(self.given())
-        return {**contents, "messages": [*contents["messages"], brief(self.given())]}
 
-    def take(self, contents: Any) -> Any:
+    def receive(self) -> None:
         with self._queue() as queue:
             queue.receive()
-        return {**contents, "messages": contents["messages"][1:]}
 
 
 class LongPosixQueue(PosixQueue):
     """Of messages that are copied without the interpreter's lock, where that is allowed."""
 
     @classmethod
-    def sent(cls) -> bytes:
-        return SENT.ljust(_longest("fs/mqueue/msgsize_max", 300_000), b"s")
-
-    @classmethod
-    def given(cls) -> bytes:
-        return GIVEN.ljust(_longest("fs/mqueue/msgsize_max", 300_000), b"g")
+    def length(cls) -> int:
+        return _longest("fs/mqueue/msgsize_max", 300_000)
 
 
 class PosixSemaphore(Peer):
@@ -142,7 +159,7 @@ class SysvSegment(Peer):
             segment.detach()
 
 
-class SysvQueue(Peer):
+class SysvQueue(Queue):
     def contents(self) -> dict[str, Any]:
         queue = sysv_ipc.MessageQueue(self.key)
         messages = []
@@ -153,25 +170,19 @@ class SysvQueue(Peer):
             libc.msgsnd(queue.id, type, data)
         return {"messages": [brief(data) for data, _ in messages], "max_bytes": queue.max_size, "mode": queue.mode}
 
-    def put(self, contents: Any) -> Any:
+    def send(self) -> None:
         libc.msgsnd(sysv_ipc.MessageQueue(self.key).id, 1, self.given())
-        return {**contents, "messages": [*contents["messages"], brief(self.given())]}
 
-    def take(self, contents: Any) -> Any:
+    def receive(self) -> None:
         libc.msgrcv(sysv_ipc.MessageQueue(self.key).id, size=_ROOM)
-        return {**contents, "messages": contents["messages"][1:]}
 
 
 class LongSysvQueue(SysvQueue):
     """Of messages that are longer than the room that is made for most, where that is allowed."""
 
     @classmethod
-    def sent(cls) -> bytes:
-        return SENT.ljust(_longest("kernel/msgmax", 10_000), b"s")
-
-    @classmethod
-    def given(cls) -> bytes:
-        return GIVEN.ljust(_longest("kernel/msgmax", 10_000), b"g")
+    def length(cls) -> int:
+        return _longest("kernel/msgmax", 10_000)
 
 
 class Set(Peer):
@@ -233,12 +244,8 @@ class LongPipe(Pipe):
     """Of more than is sure to be written together."""
 
     @classmethod
-    def sent(cls) -> bytes:
-        return SENT.ljust(10_000, b"s")
-
-    @classmethod
-    def given(cls) -> bytes:
-        return GIVEN.ljust(10_000, b"g")
+    def length(cls) -> int:
+        return 10_000
 
 
 @functools.cache  # the process under test asks no more when its calls may fail

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from outside import SENT, Peer, brief, mode_of
+from outside import Queue, brief, mode_of
 from world import TESTS, finished, program
 
 PEERS = b"p"
 """Of what peers/channel.c makes its messages."""
 
 
-class Ring(Peer):
+class Ring(Queue):
     """Reads the memory of a channel as docs/ring.md says."""
 
     @classmethod
     def given(cls) -> bytes:
-        return PEERS * 10
+        return PEERS * max(cls.length(), 10)
 
     def _header(self) -> mmap.mmap:
         with open(f"/dev/shm{self.name}", "rb") as file:
@@ -60,25 +60,19 @@ class Ring(Peer):
         words = (f"size={len(self.given())}", "join", *words, "leave")
         finished(self.world.spawn(peer, self.name, "-", *words, stdout=subprocess.DEVNULL))
 
-    def put(self, contents: Any) -> Any:
+    def send(self) -> None:
         self._do("send")
-        return {**contents, "messages": [*contents["messages"], brief(self.given())]}
 
-    def take(self, contents: Any) -> Any:
+    def receive(self) -> None:
         self._do("receive")
-        return {**contents, "messages": contents["messages"][1:]}
 
 
 class LongRing(Ring):
     """Of messages that are copied in pieces."""
 
     @classmethod
-    def sent(cls) -> bytes:
-        return SENT.ljust(100_000, b"s")
-
-    @classmethod
-    def given(cls) -> bytes:
-        return PEERS * 100_000
+    def length(cls) -> int:
+        return 100_000
 
 
 class SleepingReceiver(Ring):
