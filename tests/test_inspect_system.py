@@ -156,6 +156,22 @@ def test_a_queue_that_only_the_dead_have_used(sysv_peer: str, key: int) -> None:
         assert users() == ((os.getpid(),), True)
 
 
+def test_a_queue_that_somebody_waits_for(sysv_peer: str, key: int) -> None:
+    if Path("/proc/self/wchan").read_text() == "":
+        pytest.skip("this kernel does not tell what its threads wait for")
+    id = int(subprocess.check_output([sysv_peer, "msgget", str(key), "0600"]))
+    subprocess.run([sysv_peer, "msgsnd", str(id), "1", "x"], check=True)
+
+    def users() -> inspect.Users:
+        return inspect.users([inspect.find(f"msg:id={id}")])[f"msg:{key:#x}"]
+
+    assert users().none
+    with running(sysv_peer, "msgrcv", str(id), "1", "2", "100", "-", stdout=subprocess.DEVNULL) as waiter:
+        while users() != ((waiter.pid,), True):
+            os.sched_yield()
+        subprocess.run([sysv_peer, "msgsnd", str(id), "2", "y"], check=True)
+
+
 def test_a_set_that_somebody_waits_for(sysv_peer: str, key: int) -> None:
     id = int(subprocess.check_output([sysv_peer, "semget", str(key), "0600", "0"]))
 

@@ -9,12 +9,15 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from aioipc.errors import from_errno
-from aioipc.inspect._records import Channel, Keyed, Named, Object, SysvSemaphoreSet, SysvSharedMemory
+from aioipc.inspect._records import Channel, Keyed, Named, Object, SysvMessageQueue, SysvSemaphoreSet, SysvSharedMemory
 
 # "7f0c5a000000-7f0c5a001000 rw-s 00000000 00:17 42   /dev/shm/table", "... /SYSV00000014 (deleted)".
 _MAPPING = re.compile(rb"\S+ \S+ \S+ ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*)")
 
 _OTHERS = 0o077
+
+_WAITING = {"do_msgrcv", "do_msgsnd"}
+"""Where in the kernel a thread is that waits for a System V queue: proc_pid_wchan(5)."""
 
 
 class Users(NamedTuple):
@@ -22,7 +25,7 @@ class Users(NamedTuple):
 
     pids: tuple[int, ...]
     """The processes that have it open or attached.  A System V queue or set is not opened: of those it has noted
-    itself, those that there still are."""
+    itself, and of those that wait for a queue, those that there still are."""
     is_complete: bool
     """Whether there are no others, as far as that can be told: see `users`."""
 
@@ -37,8 +40,8 @@ def users(objects: Iterable[Object]) -> dict[str, Users]:
 
     It looks at every process once.  Those of other users can only be looked at by root: where the mode lets others
     use an object, it is not known whether such a process does.  Nor is it of a System V queue or set that no process
-    has used so far, or that somebody waits for.  Processes of root, and those of other containers, do not count where
-    they can't be seen.
+    has used so far, of a set that somebody waits for, and of a queue that was used from another PID namespace.
+    Processes of root, and those of other containers, do not count where they can't be seen.
     """
     listed = list(objects)
     seen = _Seen()
@@ -53,6 +56,8 @@ class _Seen:
         """Processes by device and inode."""
         self.segments: dict[int, set[int]] = {}
         """Processes of this IPC namespace by the id of a System V segment."""
+        self.waiting: dict[int, set[int]] = {}
+        """Those that wait for a System V queue, by its id."""
         self.hides_some = not _is_there(1)  # hidepid: those of others are not even listed
         """Whether there are processes of other users than root that may not be looked at."""
         own_namespace = os.stat("/proc/self/ns/ipc")
@@ -69,6 +74,8 @@ class _Seen:
         except PermissionError:
             self.hides_some |= os.stat(f"/proc/{pid}").st_uid != 0
             return
+        for id in _queues_waited_for(pid) if is_own else ():
+            self.waiting.setdefault(id, set()).add(pid)
         for device, inode, path in mapped:
             if path.startswith(b"/SYSV"):
                 if is_own:
@@ -106,6 +113,20 @@ def _mappings(pid: int) -> Iterator[tuple[int, int, bytes]]:
                 yield os.makedev(int(major, 16), int(minor, 16)), int(inode), path
 
 
+def _queues_waited_for(pid: int) -> Iterator[int]:
+    """The ids of System V queues that threads of a process wait for."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with suppress(OSError):  # it has just ended, or may not be looked at
+            if _read(f"/proc/{pid}/task/{thread}/wchan") in _WAITING:
+                # The number of the call, which depends on the machine, and its arguments: msgop(2).
+                yield int(_read(f"/proc/{pid}/task/{thread}/syscall").split()[1], 16)
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
 def _users_of(found: Object, seen: _Seen) -> Users:
     is_complete = not (seen.hides_some and found.mode & _OTHERS)
     if isinstance(found, Named):
@@ -117,8 +138,13 @@ def _users_of(found: Object, seen: _Seen) -> Users:
         pids = seen.segments.get(found.id, set())
         return _sorted(pids, found.attached == 0 or (is_complete and bool(pids)))
     alive = {pid for pid in found.pids if _is_there(pid)}
-    has_waiters = isinstance(found, SysvSemaphoreSet) and found.waiting != 0
-    return _sorted(alive, bool(found.pids) and not has_waiters)
+    if isinstance(found, SysvSemaphoreSet):
+        return _sorted(alive, bool(found.pids) and found.waiting == 0)
+    assert isinstance(found, SysvMessageQueue)
+    # A process of another PID namespace is noted as 0.
+    uses = (found.sent_at, found.last_send_pid), (found.received_at, found.last_receive_pid)
+    is_complete &= bool(found.pids) and not any(at is not None and pid == 0 for at, pid in uses)
+    return _sorted(alive | seen.waiting.get(found.id, set()), is_complete)
 
 
 def _sorted(pids: set[int], is_complete: bool) -> Users:
