@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pwd
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from aioipc.cli._output import complain
 from aioipc.errors import Error
 from aioipc.inspect import KINDS, Address, Kind, Named, Object, find, look, parse_address
 
@@ -96,13 +98,32 @@ def filter_options(command: _Command) -> _Command:
     return kind(owner(command))
 
 
-def concerns(patterns: Sequence[str], kind: Kind) -> bool:
+class Seconds(click.FloatRange):
+    """A number of seconds, which is a number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+def look_for(kinds: Sequence[Kind], patterns: Sequence[str], owner: int | None) -> list[Object]:
+    """The objects that match; of those for which it can't look it says so."""
+    listing = look(*kinds)
+    for gap in listing.gaps:
+        if _concerns(patterns, gap.kind):
+            complain(f"{gap.kind}: {gap.reason}")
+    return [each for each in listing.objects if _matches(each, patterns, owner)]
+
+
+def _concerns(patterns: Sequence[str], kind: Kind) -> bool:
     """Whether an object of this kind could match."""
     prefixes = [before for before, colon, _ in (each.partition(":") for each in patterns) if colon]
     return len(prefixes) < len(patterns) or not patterns or any(fnmatchcase(kind, prefix) for prefix in prefixes)
 
 
-def matches(found: Object, patterns: Sequence[str], owner: int | None) -> bool:
+def _matches(found: Object, patterns: Sequence[str], owner: int | None) -> bool:
     """Whether an object is one of those asked for: by the whole address, or by a name alone."""
     if owner is not None and found.owner != owner:
         return False

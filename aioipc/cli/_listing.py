@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator
 import click
 
 from aioipc import inspect
-from aioipc.cli._addresses import ADDRESS, concerns, filter_options, find_object, matches
+from aioipc.cli._addresses import ADDRESS, filter_options, find_object, look_for
 from aioipc.cli._codes import NOTHING, OK
 from aioipc.cli._output import (
     Cell,
     Column,
     as_json,
     as_time,
-    complain,
     group_name,
     json_option,
     process_name,
@@ -36,11 +35,7 @@ def ls(patterns: tuple[str, ...], kinds: tuple[inspect.Kind, ...], owner: int | 
     A PATTERN chooses by address or name: 'mq:*', '/orders*', 'msg:0x1?'.  Sizes are bytes; what is not known, or not
     there to be known, is a dash.  Where the output is no terminal, tabs are between the columns.
     """
-    listing = inspect.look(*kinds)
-    for gap in listing.gaps:
-        if concerns(patterns, gap.kind):
-            complain(f"{gap.kind}: {gap.reason}")
-    found = [each for each in listing.objects if matches(each, patterns, owner)]
+    found = look_for(kinds, patterns, owner)
     if is_json:
         show_json([as_json(each) for each in found])
     else:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import itertools
 import json
-import os
-import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 import click
 
 from aioipc import Channel, posix, sysv
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
-from aioipc.cli._output import complain, printable
+from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue, within
+from aioipc.cli._output import complain, explain, printable
 from aioipc.cli._running import event_loop
+from aioipc.cli._stdout import reader_needed, write
 from aioipc.errors import EndOfStream, Error
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -90,7 +88,7 @@ def _run(
         if is_tail:
             complain(f"{address}: each message shown here is consumed, and no other receiver gets it")
         try:
-            runner.run(_receive, lambda: _next(queue, type_ or 0, exclude), form, count, timeout)
+            runner.run(_receive, lambda: _next(queue, type_ or 0, exclude, timeout), form, count)
         except TimeoutError:
             complain(f"{address}: no message came in time")
             return NOTHING
@@ -102,80 +100,56 @@ def _run(
 
 
 async def _receive(
-    take: Callable[[], AbstractAsyncContextManager[_Message]],
-    form: str | None,
-    count: int | None,
-    seconds: float | None,
+    take: Callable[[], AbstractAsyncContextManager[_Message]], form: str | None, count: int | None
 ) -> None:
     for _ in range(count) if count is not None else itertools.count():
         async with AsyncExitStack() as stack:
-            with _reader_needed():
-                async with asyncio.timeout(seconds):
-                    message = await stack.enter_async_context(take())
-            _write(message, form)
+            with reader_needed():
+                message = await stack.enter_async_context(take())
+            await write(_formed(message, form))
 
 
 @asynccontextmanager
-async def _next(queue: Queue, type_: int, exclude: int | None) -> AsyncIterator[_Message]:
-    """A block with the next message, which goes back if that can't be written."""
+async def _next(queue: Queue, type_: int, exclude: int | None, seconds: float | None) -> AsyncIterator[_Message]:
+    """A block with the next message, which goes back if that can't be written.
+
+    :raises TimeoutError: if none has come after so many seconds
+    """
     if isinstance(queue, Channel):
-        async with queue.borrow() as view:
+        async with AsyncExitStack() as stack:
+            view = await within(
+                seconds,
+                lambda: stack.enter_context(queue.borrow_nowait()),
+                lambda: stack.enter_async_context(queue.borrow()),
+            )
             yield bytes(view)
         return
-    if isinstance(queue, sysv.MessageQueue):
-        message: posix.Message | sysv.Message = await queue.receive(type_, exclude=exclude)
-    else:
-        message = await queue.receive()
+    options: dict[str, Any] = {"type": type_, "exclude": exclude} if isinstance(queue, sysv.MessageQueue) else {}
+    message: posix.Message | sysv.Message = await within(
+        seconds, lambda: queue.receive_nowait(**options), lambda: queue.receive(**options)
+    )
     try:
         yield message
     except BaseException:
-        with suppress(Error):
+        try:
             queue.send_nowait(message)  # type: ignore[arg-type]
+        except Error as error:
+            text = json.dumps(_as_json(message, message.data))
+            complain(f"a message that could not be written can't go back either ({explain(error)}): {text}")
         raise
 
 
-@contextmanager
-def _reader_needed() -> Iterator[None]:
-    """A block that ends, with BrokenPipeError, when nobody can read the output any more."""
-    output = sys.stdout.fileno()
-    if not stat.S_ISFIFO(os.fstat(output).st_mode):
-        yield
-        return
-    task = asyncio.current_task()
-    assert task is not None
-    is_gone = False
-
-    def leave() -> None:
-        nonlocal is_gone
-        is_gone = True
-        task.cancel()
-
-    loop = asyncio.get_running_loop()
-    loop.add_reader(output, leave)  # of the writing end of a pipe that means an error: nobody has the other one
-    try:
-        yield
-    except asyncio.CancelledError:
-        if is_gone:
-            raise BrokenPipeError from None
-        raise
-    finally:
-        loop.remove_reader(output)
-
-
-def _write(message: _Message, form: str | None) -> None:
+def _formed(message: _Message, form: str | None) -> bytes:
     data = message if isinstance(message, bytes) else message.data
-    output = sys.stdout.buffer
     if form == "raw":
-        output.write(data)
-    elif form == "hex":
-        output.write(data.hex().encode("ascii") + b"\n")
-    elif form == "json":
-        output.write(json.dumps(_as_json(message, data)).encode("ascii") + b"\n")
-    elif sys.stdout.isatty():
-        output.write(printable(data.decode("utf-8", "backslashreplace")).encode() + b"\n")
-    else:
-        output.write(data + b"\n")
-    output.flush()
+        return data
+    if form == "hex":
+        return data.hex().encode("ascii") + b"\n"
+    if form == "json":
+        return json.dumps(_as_json(message, data)).encode("ascii") + b"\n"
+    if sys.stdout.isatty():
+        return printable(data.decode("utf-8", "backslashreplace")).encode() + b"\n"
+    return data + b"\n"
 
 
 def _as_json(message: _Message, data: bytes) -> dict[str, object]:

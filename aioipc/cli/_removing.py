@@ -10,7 +10,7 @@ import sysv_ipc
 
 from aioipc import _shm, inspect
 from aioipc._ring import _files
-from aioipc.cli._addresses import ADDRESS, filter_options, find_object, matches
+from aioipc.cli._addresses import ADDRESS, filter_options, find_object, look_for
 from aioipc.cli._codes import NOTHING, OK, REFUSED
 from aioipc.cli._output import complain, explain, process_name
 from aioipc.errors import Error, NotFoundError, RemovedError
@@ -47,8 +47,7 @@ def rm(
     if (kinds or owner is not None) and not patterns:
         raise click.UsageError("--kind and --owner are for --unused PATTERN")
     named = [find_object(address) for address in addresses]
-    listed = inspect.look(*kinds).objects if patterns else []
-    unused = _unused(each for each in listed if matches(each, patterns, owner))
+    unused = _unused(look_for(kinds, patterns, owner)) if patterns else []
     if orphans:
         named += inspect.orphans()
     chosen = {each.address: each for each in [*named, *unused]}
@@ -95,7 +94,13 @@ def _is_confirmed(chosen: Iterable[inspect.Object]) -> bool:
         complain("nothing was removed: there is no terminal to ask at, and no --yes")
         return False
     what = "this object" if len(listed) == 1 else f"these {len(listed):,} objects"
-    return click.confirm(f"Remove {what}?", err=True)
+    try:
+        return click.confirm(f"Remove {what}?", err=True)
+    except click.Abort as abort:
+        if not isinstance(abort.__context__, EOFError):  # of Ctrl-D; else Ctrl-C
+            raise
+        click.echo(err=True)
+        return False
 
 
 def _remove_one(found: inspect.Object) -> int:

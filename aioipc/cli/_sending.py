@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ import click
 
 from aioipc import Channel
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue
+from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue, within
 from aioipc.cli._output import complain
 from aioipc.cli._running import event_loop
 
@@ -80,5 +79,4 @@ def _from_hex(text: bytes) -> bytes:
 
 
 async def _send(queue: Queue, message: bytes, options: list[int], seconds: float | None) -> None:
-    async with asyncio.timeout(seconds):
-        await queue.send(message, *options)
+    await within(seconds, lambda: queue.send_nowait(message, *options), lambda: queue.send(message, *options))

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from aioipc import inspect
-from aioipc.cli._addresses import ADDRESS, find_object
+from aioipc.cli._addresses import ADDRESS, Seconds, find_object
 from aioipc.cli._output import as_time, console
 from aioipc.errors import RemovedError
 
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 @click.command()
 @click.argument("address", type=ADDRESS)
-@click.option("--interval", type=click.FloatRange(min=0.01), default=1.0, show_default=True, metavar="SECONDS")
+@click.option("--interval", type=Seconds(0.01, 1e6), default=1.0, show_default=True, metavar="SECONDS")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many looks.")
 def watch(address: str, interval: float, count: int | None) -> None:
     """Watch how full an object is, and how fast that changes, without taking anything from it.

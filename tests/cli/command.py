@@ -133,10 +133,25 @@ def plain(output: str) -> str:
     return _SEQUENCE.sub("", output)
 
 
+def _unshare(*options: str) -> list[str]:
+    unshare = ["unshare", *options]
+    if os.geteuid() != 0 or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("it takes root to make such namespaces")
+    return unshare
+
+
 def with_mqueue() -> list[str]:
     """What starts a command so that it sees an mqueue file system."""
-    unshare = ["unshare", "--mount"]
-    if os.geteuid() != 0 or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("it takes root to mount an mqueue file system")
     # The mount goes with the namespace, so any folder will do.
-    return [*unshare, "sh", "-c", 'mount -t mqueue none "$0" && exec "$@"', "/var/tmp"]
+    return [*_unshare("--mount"), "sh", "-c", 'mount -t mqueue none "$0" && exec "$@"', "/var/tmp"]
+
+
+def without_mqueue() -> list[str]:
+    """What starts a command so that it sees none."""
+    script = 'while umount -t mqueue -a 2>/dev/null && grep -q " - mqueue " /proc/self/mountinfo; do :; done; exec "$@"'
+    return [*_unshare("--mount"), "sh", "-c", script, "sh"]
+
+
+def in_pid_namespace() -> list[str]:
+    """What starts a command where it sees no other process."""
+    return _unshare("--pid", "--fork", "--mount-proc")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import posix_ipc
 import pytest
-from command import AIOIPC, Result, aioipc, aioipc_as_nobody, plain, terminal, with_mqueue
+from command import AIOIPC, Result, aioipc, aioipc_as_nobody, plain, terminal, with_mqueue, without_mqueue
 from conftest import doorbells, kernel
 
 from aioipc import Channel, posix, sysv
@@ -155,10 +155,7 @@ def test_ls_filters(objects: Objects, name: str) -> None:
 
 
 def test_ls_without_an_mqueue_file_system(name: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("it takes root to unmount it")
-    script = 'while umount -t mqueue -a 2>/dev/null && grep -q " - mqueue " /proc/self/mountinfo; do :; done; exec "$@"'
-    prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
+    prefix = without_mqueue()
     with posix.Semaphore.create(name):
         result = aioipc("ls", prefix=prefix)
         assert f"sem:{name}" in by_object(result)

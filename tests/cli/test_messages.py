@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from command import AIOIPC, aioipc, plain, terminal
@@ -196,6 +200,111 @@ def test_what_can_not_be_written_goes_back(kind: str, name: str, key: int) -> No
         assert queue.statistics().messages == 1
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_can_be_written_in_part_only_goes_back(unbuffered: str, name: str, tmp_path: Path) -> None:
+    command = ["sh", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "sh", *AIOIPC, "receive", f"mq:{name}"]
+    with posix.MessageQueue.create(name) as queue, open(tmp_path / "output", "wb") as output:
+        queue.send_nowait(b"x" * 3000)  # the file may have one block: 512 or 1,024 bytes
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        result = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment, check=False)
+        assert (result.returncode, result.stderr) == (3, b"aioipc: File too large\n")
+        assert queue.receive_nowait().data == b"x" * 3000
+
+
+def test_what_can_not_go_back_is_told(name: str) -> None:
+    """Here there is no room for it any more."""
+    code = f"""
+import sys
+from aioipc import WouldBlock, posix
+from aioipc.cli import main
+def refuse(*_):
+    raise WouldBlock
+posix.MessageQueue.send_nowait = refuse
+sys.argv = ["aioipc", "receive", "mq:{name}"]
+main()
+"""
+    with posix.MessageQueue.create(name) as queue, open("/dev/full", "wb") as full:
+        queue.send_nowait(b"order 1", 7)
+        result = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert result.returncode == 3
+        told, error = result.stderr.decode().splitlines()
+        assert json.loads(told[told.index("{") :]) == {
+            "data": "order 1",
+            "base64": base64.b64encode(b"order 1").decode(),
+            "priority": 7,
+        }
+        assert "No space left" in error
+
+
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])
+def test_a_slow_reader(flags: int, name: str) -> None:
+    """Others have filled the pipe; what comes then is whole."""
+    reading, writing = os.pipe2(flags)
+    with posix.MessageQueue.create(name) as queue:
+        size = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(writing, b"." * size)
+        queue.send_nowait(b"x" * 6000)
+        with subprocess.Popen([*AIOIPC, "receive", f"mq:{name}"], stdout=writing, stderr=subprocess.PIPE) as receiver:
+            os.close(writing)
+            while queue.statistics().messages:
+                os.sched_yield()
+            os.set_blocking(reading, True)
+            with open(reading, "rb") as output:
+                assert output.read() == b"." * size + b"x" * 6000 + b"\n"
+            assert receiver.communicate()[1] == b""
+        assert receiver.returncode == 0
+
+
+def test_a_fifo_that_is_open_for_reading_too(name: str, tmp_path: Path) -> None:
+    """As by 1<>fifo: that something is in it does not mean that its reader is gone."""
+    os.mkfifo(tmp_path / "fifo")
+    both = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        with posix.MessageQueue.create(name) as queue:
+            queue.send_nowait(b"one")
+            queue.send_nowait(b"two")
+            command = [*AIOIPC, "receive", f"mq:{name}", "--count", "2"]
+            assert subprocess.run(command, stdout=both, check=False).returncode == 0
+        assert os.read(both, 100) == b"one\ntwo\n"
+    finally:
+        os.close(both)
+
+
+@pytest.mark.parametrize("kind", ["mq", "msg", "channel"])
+def test_without_waiting_it_does_all_that_can_be_done(kind: str, name: str, key: int) -> None:
+    queue: Any = sysv.MessageQueue.create(key) if kind == "msg" else None
+    queue = queue or (posix.MessageQueue if kind == "mq" else Channel).create(name)
+    address = f"msg:{key:#x}" if kind == "msg" else f"{kind}:{name}"
+    numbers = [str(number) for number in range(10)]
+    with queue:
+        assert aioipc("send", address, "--timeout", "0", *numbers) == ("", "", 0)
+        result = aioipc("receive", address, "--timeout", "0", "--count", "11")
+        assert (result.output.splitlines(), result.code) == (numbers, 1)
+
+
+@pytest.mark.parametrize("command", ["ls", "receive mq:{}", "send mq:{}", "send --lines mq:{}", "rm mq:{}"])
+def test_a_closed_stream(command: str, name: str) -> None:
+    """It is refused, as anything else that can't be written or read; and no object takes its place."""
+    with posix.MessageQueue.create(name) as queue:
+        queue.send_nowait(b"stays")
+        stream = ">&-" if command.startswith(("ls", "receive")) else "<&-"
+        script = f'exec "$@" {stream}'
+        prefix = ["sh", "-c", script, "sh"]
+        output, errors, code = aioipc(*command.format(name).split(), prefix=prefix)
+        assert (output, code) == ("", 3)
+        assert "Traceback" not in errors
+        assert errors.splitlines()[-1] == (
+            "aioipc: nothing was removed: there is no terminal to ask at, and no --yes"
+            if command.startswith("rm")
+            else "aioipc: Bad file descriptor"
+        )
+        assert queue.statistics().messages == 1
+
+
+def test_errors_that_nobody_wants_to_hear_of(name: str) -> None:
+    assert aioipc("receive", f"mq:{name}", prefix=["sh", "-c", 'exec "$@" 2>&-', "sh"]) == ("", "", 1)
+
+
 # Ctrl-C
 
 
@@ -210,6 +319,22 @@ def test_ctrl_c(command: str, name: str) -> None:
         assert plain(output).replace("^C", "") == ("" if command == "receive" else f"aioipc: mq:{name}: {CONSUMED}\n")
         queue.send_nowait(b"still here")
         assert queue.receive_nowait().data == b"still here"
+
+
+def test_ctrl_c_while_nobody_reads_the_output(name: str) -> None:
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with posix.MessageQueue.create(name) as queue:
+        for _ in range(3):
+            queue.send_nowait(b"x" * 3000)
+        with subprocess.Popen([*AIOIPC, "tail", f"mq:{name}"], stdout=writing, stderr=subprocess.DEVNULL) as follower:
+            while queue.statistics().messages != 1:  # one is in the pipe, and there is no room for the next
+                os.sched_yield()
+            follower.send_signal(signal.SIGINT)
+        assert follower.returncode == 130
+        assert queue.statistics().messages == 2
+    os.close(reading)
+    os.close(writing)
 
 
 def test_ctrl_c_while_the_input_is_read(name: str) -> None:

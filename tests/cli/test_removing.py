@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import aioipc, plain, terminal, with_mqueue
+from command import aioipc, in_pid_namespace, plain, terminal, with_mqueue, without_mqueue
 from conftest import doorbells, running
 
 from aioipc import Channel, NotFoundError, inspect, posix, sysv
@@ -73,7 +73,7 @@ def test_it_asks_at_a_terminal(objects: list[str]) -> None:
 
 
 def test_ctrl_c_and_the_end_of_input_are_no_yes(objects: list[str]) -> None:
-    for keys in "interrupt", "end":
+    for keys, exit_code in ("interrupt", 130), ("end", 3):
         with terminal("rm", objects[1]) as screen:
             screen.read_until("Remove this object?")
             if keys == "end":
@@ -81,9 +81,17 @@ def test_ctrl_c_and_the_end_of_input_are_no_yes(objects: list[str]) -> None:
             else:
                 screen.interrupt()
             output, code = screen.finish()
-        assert code == 130
+        assert code == exit_code
         assert "Traceback" not in plain(output)
     assert exists(objects[1])
+
+
+def test_where_it_can_not_look_it_says_so(name: str) -> None:
+    with posix.MessageQueue.create(name):
+        result = aioipc("rm", "--yes", "--unused", f"mq:{name}", prefix=without_mqueue())
+        assert result.code == 1
+        assert "mq: " in result.errors
+        assert "mount -t mqueue none /dev/mqueue" in result.errors
 
 
 def test_without_a_terminal_it_refuses(objects: list[str]) -> None:
@@ -141,6 +149,17 @@ def test_system_v_objects_are_unused_when_their_users_are_gone(sysv_peer: str, k
     subprocess.run([sysv_peer, "msgsnd", str(id), "1", "x"], check=True)
     assert aioipc("rm", "--yes", "--unused", address).code == 0
     assert not exists(address)
+
+
+def test_a_queue_that_another_pid_namespace_has_used(key: int) -> None:
+    """There the process that sent last has the number 0."""
+    with sysv.MessageQueue.create(key) as queue:
+        queue.send_nowait(b"x")
+        queue.send_nowait(b"y")
+        queue.receive_nowait()
+        result = aioipc("rm", "--yes", "--unused", f"msg:{key:#x}", prefix=in_pid_namespace())
+        assert result.code == 1
+        assert "it can't be told whether somebody uses it" in result.errors
 
 
 def test_a_segment_that_is_attached(shm: str, key: int) -> None:

@@ -99,3 +99,10 @@ def test_it_does_not_use_the_processor_while_it_waits(name: str) -> None:
         waited = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Of two seconds; a busy loop would use all of them.
     assert (waited.ru_utime - once.ru_utime) < (once.ru_utime - before.ru_utime) + 1
+
+
+def test_an_interval_that_is_none(name: str) -> None:
+    for interval in ("nan", "inf", "0"):
+        result = aioipc("watch", f"sem:{name}", "--interval", interval)
+        assert (result.output, result.code) == ("", 2)
+        assert "Invalid value for '--interval'" in result.errors
