@@ -179,13 +179,16 @@ class CallLine(Line):
     def _start(self, sleeper: Sleeper, call: Call[Any]) -> None:
         """Have a thread wait for the first in line, who has tried in vain."""
         run = Run(call, lambda run: self._calls.report(self, run), self._calls.ended)
-        self._run, self._asker = run, sleeper
-        self._calls.began(run)
         try:
+            self._run, self._asker = run, sleeper
+            self._calls.began(run)
             run.start()
-        except Exception:
+        except BaseException as error:
             self._run = None
-            self._calls.ended(run)
+            if isinstance(error, Exception):
+                self._calls.ended(run)
+            else:
+                run.abandon()  # that of a signal, as KeyboardInterrupt: a thread may have it, or not
             raise
 
     def _is_quiet(self) -> bool:

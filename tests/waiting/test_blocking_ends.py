@@ -358,6 +358,35 @@ if comes_before:
         assert it.left() == 1
 
 
+def test_interrupted_as_a_thread_is_asked(name: str, anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a thread that has not been asked, or for what it may have taken: the program ends."""
+    give, given = workers._give_to_worker, 0
+
+    def be_interrupted(run: workers.Run) -> None:
+        nonlocal given
+        given += 1
+        if given == 2:
+            raise KeyboardInterrupt
+        give(run)
+
+    async def main() -> None:
+        with posix.Semaphore.create(name, value=0) as semaphore:
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(semaphore.acquire)
+                await until(lambda: given == 1 and semaphore.statistics().tasks_waiting_acquire == 3)
+                semaphore.release()
+
+    monkeypatch.setattr(workers, "_give_to_worker", be_interrupted)
+    backend, options = anyio_backend
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 -- which may be in a group
+        anyio.run(main, backend=backend, backend_options=options)
+    error = raised.value
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, KeyboardInterrupt)
+
+
 @pytest.mark.anyio
 async def test_an_error_that_is_kept_keeps_no_timer() -> None:
     def timers() -> str:
