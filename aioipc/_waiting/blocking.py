@@ -183,12 +183,12 @@ class CallLine(Line):
             self._run, self._asker = run, sleeper
             self._calls.began(run)
             run.start()
-        except BaseException as error:
+        except BaseException:  # also a signal's, as KeyboardInterrupt: a thread may have begun it, or not
             self._run = None
-            if isinstance(error, Exception):
+            if run.withdraw():
                 self._calls.ended(run)
-            else:
-                run.abandon()  # that of a signal, as KeyboardInterrupt: a thread may have it, or not
+            elif not run.abandon():
+                run.give_back()
             raise
 
     def _is_quiet(self) -> bool:

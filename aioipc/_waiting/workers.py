@@ -131,6 +131,15 @@ class Run:
         self.interrupt()
         return True
 
+    def withdraw(self) -> bool:
+        """Let no thread begin it; False if one has done so."""
+        with self._lock:
+            if self._interrupter is not None or self.end is not None:
+                return False
+            self._unwanted = self._forgotten = self._settled = True
+        _unsettled.discard(self)
+        return True
+
     def settle(self) -> End | None:
         """How it ended, for the first who asks, in any thread, and sees to what it has taken; None for all others."""
         with self._lock:

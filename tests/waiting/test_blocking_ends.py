@@ -385,6 +385,8 @@ def test_interrupted_as_a_thread_is_asked(name: str, anyio_backend: Any, monkeyp
     while isinstance(error, BaseExceptionGroup):
         (error,) = error.exceptions
     assert isinstance(error, KeyboardInterrupt)
+    while workers.in_the_kernel():  # the thread that was asked before
+        pass
 
 
 @pytest.mark.anyio
