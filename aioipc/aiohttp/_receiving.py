@@ -58,9 +58,11 @@ class Receiver(Generic[_T]):
         """
         async with AsyncExitStack() as loan:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(patience) as limit:
                     message = await self._next(loan)
             except TimeoutError:
+                if not limit.expired():  # it is one of the source
+                    raise
                 message = None
             yield message
 

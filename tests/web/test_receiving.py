@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from anyio.abc import ObjectReceiveStream
 from conftest import passes
 from serving import anyio_backend  # noqa: F401
 
@@ -70,3 +72,25 @@ async def test_out_of_patience_as_a_message_comes(
                     if message is not None:
                         break
             assert source.statistics().messages == 0
+
+
+class Source(ObjectReceiveStream[bytes]):
+    """One whose receive() is a function."""
+
+    def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
+        self._receive = receive
+
+    async def receive(self) -> bytes:
+        return await self._receive()
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize("patience", [None, 1000])
+async def test_a_timeout_of_the_source_is_an_error(patience: float | None) -> None:
+    async def receive() -> bytes:
+        raise TimeoutError("no answer")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        async with Receiver(Source(receive), borrow=False).take(patience):
+            pytest.fail("there is no message")
