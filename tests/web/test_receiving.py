@@ -94,3 +94,50 @@ async def test_a_timeout_of_the_source_is_an_error(patience: float | None) -> No
     with pytest.raises(TimeoutError, match="no answer"):
         async with Receiver(Source(receive), borrow=False).take(patience):
             pytest.fail("there is no message")
+
+
+async def test_stopped_by_the_source_that_has_a_message() -> None:
+    async def receive() -> bytes:
+        receiver.stop()
+        return b"last"
+
+    task = asyncio.current_task()
+    assert task is not None
+    receiver = Receiver(Source(receive), borrow=False)
+    async with receiver.take() as message:
+        await passes()  # nothing hits who has the message
+        assert message == b"last"
+    assert task.cancelling() == 0
+    with pytest.raises(Stopped):
+        async with receiver.take():
+            pytest.fail("it was told to stop")
+
+
+async def test_stopped_by_the_source_that_has_none() -> None:
+    async def receive() -> bytes:
+        receiver.stop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    task = asyncio.current_task()
+    assert task is not None
+    receiver = Receiver(Source(receive), borrow=False)
+    with pytest.raises(Stopped):
+        async with receiver.take():
+            pytest.fail("there is no message")
+    await passes()
+    assert task.cancelling() == 0
+
+
+def test_stopped_while_no_loop_runs() -> None:
+    async def receive() -> object:
+        async with receiver.take() as message:
+            return message
+
+    with asyncio.Runner() as runner:
+        receiver = Receiver(Source(asyncio.Event().wait), borrow=False)  # type: ignore[arg-type]
+        task = runner.get_loop().create_task(receive())
+        runner.run(passes())
+        receiver.stop()
+        with pytest.raises(Stopped):
+            runner.run(asyncio.wait_for(task, None))
