@@ -41,14 +41,28 @@ class Receiver(Generic[_T]):
         self._borrow = borrow
         self._stopped = False
         self._waiting: asyncio.Task[Any] | None = None
+        self._cancelled = False
 
     def stop(self) -> None:
         """Take no more messages.  From a callback, too; safe to call again."""
         if not self._stopped:
             self._stopped = True
             # Not a task or a future beside it: once this has returned, nothing takes a message.
-            if self._waiting is not None:
-                self._waiting.cancel()
+            task = self._waiting
+            if task is None:
+                return
+            loop = task.get_loop()
+            if task is asyncio.current_task(loop):
+                # It is the source that calls this.  Before Python 3.13 a task can't take back that it cancels itself:
+                # so not before it suspends, if it does.
+                loop.call_soon(self._cancel)
+            else:
+                self._cancel()
+
+    def _cancel(self) -> None:
+        if self._waiting is not None:
+            self._cancelled = True
+            self._waiting.cancel()
 
     @asynccontextmanager
     async def take(self, patience: float | None = None) -> AsyncIterator[_T | None]:
@@ -58,9 +72,11 @@ class Receiver(Generic[_T]):
         """
         async with AsyncExitStack() as loan:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(patience) as limit:
                     message = await self._next(loan)
             except TimeoutError:
+                if not limit.expired():  # it is one of the source
+                    raise
                 message = None
             yield message
 
@@ -78,7 +94,7 @@ class Receiver(Generic[_T]):
             else:
                 message = await self._source.receive()
         except asyncio.CancelledError:
-            if self._stopped:
+            if self._cancelled:
                 if task.uncancel() <= requests:
                     raise Stopped from None
                 # Others cancel, too, but this may be what stop() has raised: without the message by which anyio's
@@ -87,6 +103,6 @@ class Receiver(Generic[_T]):
             raise
         finally:
             self._waiting = None
-        if self._stopped:  # but the message could not go back: the cancellation must not hit who has it
+        if self._cancelled:  # but the message could not go back: the cancellation must not hit who has it
             task.uncancel()
         return message

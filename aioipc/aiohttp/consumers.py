@@ -31,7 +31,7 @@ class ConsumerStatistics(NamedTuple):
     failed: int
     """Messages whose handler has raised an exception."""
     cancelled: int
-    """Messages whose handler was cancelled, because it had not ended within the grace period."""
+    """Messages whose handler was cancelled: by the application, or because it had not ended within the grace period."""
     running: int
     """Messages whose handler runs now."""
     active: bool
@@ -62,20 +62,22 @@ class Consumer:
         self._name = getattr(handler, "__qualname__", repr(handler))
         self._receivers: list[Receiver[Any]] = []
         self._workers: list[asyncio.Task[None]] = []
+        self._running: set[asyncio.Task[None]] = set()  # the handlers
         self._stopped = False
         self._deadline: float | None = None
-        self._handled = self._failed = self._cancelled = self._running = 0
+        self._out_of_time = False
+        self._handled = self._failed = self._cancelled = 0
         app.cleanup_ctx.append(self._live)
         app.on_shutdown.append(self._shut_down)
 
     def statistics(self) -> ConsumerStatistics:
         """How many messages there were, and what became of them."""
         return ConsumerStatistics(
-            received=self._handled + self._failed + self._cancelled + self._running,
+            received=self._handled + self._failed + self._cancelled + len(self._running),
             handled=self._handled,
             failed=self._failed,
             cancelled=self._cancelled,
-            running=self._running,
+            running=len(self._running),
             active=bool(self._workers) and not self._stopped,
         )
 
@@ -113,17 +115,21 @@ class Consumer:
             return
         now = asyncio.get_running_loop().time()
         remaining = self._grace if self._deadline is None else max(0, self._deadline - now)
-        _, late = await asyncio.wait(self._workers, timeout=remaining)
-        if self._running:  # of the late ones, some may just have been told to stop
-            _logger.warning(
-                "consumer %s: %d handlers did not end within %g s, and are cancelled",
-                self._name,
-                self._running,
-                self._grace,
-            )
-        for worker in late:
-            worker.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        try:
+            await asyncio.wait(self._workers, timeout=remaining)
+            late = sum(not handling.done() for handling in self._running)
+            if late:
+                _logger.warning(
+                    "consumer %s: %d handlers did not end within %g s, and are cancelled",
+                    self._name,
+                    late,
+                    self._grace,
+                )
+        finally:  # also if the clean-up is cancelled: aiohttp goes on to close what they use
+            self._out_of_time = True
+            for handling in self._running:
+                handling.cancel()
+        await asyncio.wait(self._workers)
 
     async def _work(self, app: web.Application, receiver: Receiver[Any]) -> None:
         try:
@@ -141,23 +147,48 @@ class Consumer:
             self.stop()
 
     async def _handle(self, app: web.Application, message: object) -> None:
-        self._running += 1
+        """:raises Stopped: if the message is not done with"""
+        # In a task of its own: if the application cancels that, the worker goes on; and if the worker is cancelled, it
+        # is by who ends the event loop, and has to end.
+        handling = asyncio.create_task(self._call(app, message))
+        self._running.add(handling)
+        handling.add_done_callback(self._count)
+        if self._out_of_time:
+            handling.cancel()
         try:
-            result = self._handler(app, message)
-            if not isinstance(result, Awaitable):
-                raise TypeError(f"the handler must be an async function; it returned {type(result).__name__}")
-            await result
+            await asyncio.wait([handling])
+        except asyncio.CancelledError:
+            handling.cancel()
+            await asyncio.wait([handling])
+            raise
+        if handling.cancelled():
+            if self._out_of_time:
+                raise Stopped
+        elif not isinstance(handling.exception(), Exception | None):  # such as SystemExit, which ends the loop
+            raise Stopped
+
+    async def _call(self, app: web.Application, message: object) -> None:
+        result = self._handler(app, message)
+        if not isinstance(result, Awaitable):
+            raise TypeError(f"the handler must be an async function; it returned {type(result).__name__}")
+        await result
+
+    def _count(self, handling: asyncio.Task[None]) -> None:
+        self._running.remove(handling)
+        try:
+            handling.result()
         except (Exception, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and handling.cancelling():
                 self._cancelled += 1
-                raise
+                if not self._out_of_time:
+                    _logger.warning("consumer %s: a handler was cancelled", self._name)
+            else:
+                self._failed += 1
+                _logger.exception("consumer %s: a message could not be handled", self._name)
+        except BaseException:  # noqa: BLE001, the loop has raised it
             self._failed += 1
-            _logger.exception("consumer %s: a message could not be handled", self._name)
         else:
             self._handled += 1
-        finally:
-            self._running -= 1
 
 
 def add_consumer(
@@ -176,13 +207,17 @@ def add_consumer(
     `grace` seconds to end, or as long as the server waits for its requests, and are cancelled then.  If the source
     ends, or is closed or removed, the consumer ends and says so in the log, and the application goes on.
 
-    A message whose handler is cancelled is lost, and so are those of handlers that run when the process is killed.
-    With `borrow` they are delivered again, to whoever comes next: see `Channel.borrow`.
+    Each handler runs in a task of its own.  If the application cancels it, that is logged and counted, and the next
+    message is taken.
+
+    A message whose handler is cancelled at shutdown is lost, and so are those of handlers that run when the process is
+    killed.  With `borrow` they are delivered again, to whoever comes next: see `Channel.borrow`.
 
     :param source: of what `add_resource` was told to make before: a queue or a channel
     :param concurrency: how many handlers run at a time at most
     :param grace: seconds from the beginning of the shutdown
-    :param borrow: of a channel, consume a message only when its handler has returned or raised an exception
+    :param borrow: of a channel, consume a message only when its handler has returned, raised an exception, or been
+        cancelled by the application
     :returns: the consumer, for its `statistics()` and `stop()`
     :raises TypeError: if an argument is of the wrong type
     :raises ValueError: if an argument is out of range

@@ -7,8 +7,8 @@ messages to others; and it takes none for a client that has gone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Not ObjectReceiveStream[T]: then a type checker would not take `request.app[key]` for one.
 _Source = TypeVar("_Source", bound=ObjectReceiveStream[Any])
+_Data = TypeVar("_Data")
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -97,15 +98,17 @@ async def stream_events(
     response = web.StreamResponse(headers=_HEADERS)
     response.force_close()  # see _Rest
 
-    async def write(message: object) -> None:
-        await response.write(b":\n\n" if message is None else _framed(encode(message)))
+    def framed(message: object) -> bytes:
+        return b":\n\n" if message is None else _framed(encode(message))
 
-    with _Stream(request, source, grace=grace, borrow=borrow) as stream, suppress(ConnectionError):
-        writer = await response.prepare(request)
+    with _Stream(request, source, grace=grace, borrow=borrow) as stream, suppress(_ClientGone):
+        with _to_client():
+            writer = await response.prepare(request)
         request.protocol.set_parser(cast(Any, _Rest(stream.stop)))
-        with suppress(Stopped, *SourceEnded):
-            await stream.run(writer, write, heartbeat)
-        await response.write_eof()
+        with suppress(Stopped, _Ended):
+            await stream.run(writer, framed, response.write, heartbeat)
+        with _to_client():
+            await response.write_eof()
     return response
 
 
@@ -133,9 +136,7 @@ async def stream_websocket(
     """
     socket = web.WebSocketResponse() if response is None else response
 
-    async def write(message: object) -> None:
-        assert message is not None
-        data = encode(message)
+    async def write(data: str | bytes) -> None:
         await (socket.send_str(data) if isinstance(data, str) else socket.send_bytes(data))
 
     async def listen() -> None:
@@ -145,15 +146,17 @@ async def stream_websocket(
         finally:
             stream.stop()
 
-    with _Stream(request, source, grace=grace, borrow=borrow) as stream, suppress(ConnectionError):
-        writer = await socket.prepare(request)
+    with _Stream(request, source, grace=grace, borrow=borrow) as stream, suppress(_ClientGone):
+        with _to_client():
+            writer = await socket.prepare(request)
         listening = asyncio.create_task(listen())
         code = WSCloseCode.GOING_AWAY
         try:
-            await stream.run(writer, write)
-        except anyio.EndOfStream:
-            code = WSCloseCode.OK
-        except (Stopped, *SourceEnded):
+            await stream.run(writer, encode, write)
+        except _Ended as ended:
+            if isinstance(ended.__cause__, anyio.EndOfStream):
+                code = WSCloseCode.OK
+        except (Stopped, _ClientGone):
             pass
         except Exception:
             code = WSCloseCode.INTERNAL_ERROR
@@ -163,8 +166,27 @@ async def stream_websocket(
             if not socket.closed:
                 listening.cancel()
             await asyncio.wait([listening])
-            await socket.close(code=code)
+            with suppress(ConnectionError):
+                await socket.close(code=code)
     return socket
+
+
+# These are not what was raised in the first place, which `encode` may raise, too: that is no way for a stream to end.
+class _ClientGone(Exception):  # noqa: N818, it is no error
+    """The connection raised ConnectionError."""
+
+
+class _Ended(Exception):  # noqa: N818, it is no error
+    """The source raised its cause, one of SourceEnded."""
+
+
+@contextmanager
+def _to_client() -> Iterator[None]:
+    """A block that does nothing but write to the client."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise _ClientGone from error
 
 
 class _Stream:
@@ -220,21 +242,38 @@ class _Stream:
     async def run(
         self,
         writer: AbstractStreamWriter | None,
-        write: Callable[[object], Awaitable[None]],
+        encode: Callable[[Any], _Data],
+        write: Callable[[_Data], Awaitable[None]],
         heartbeat: float | None = None,
     ) -> None:
-        """Write one message after the other, or None after so many seconds without one.
+        """Encode and write one message after the other, or None after so many seconds without one.
 
-        :raises ConnectionError: if the client has gone while it was written to
-        :raises Stopped: if it has gone otherwise, or the application is shut down
+        What `encode` raises is raised as it is.
+
+        :raises _ClientGone: if the client has gone while it was written to
+        :raises _Ended: if the source has ended, or was closed or removed
+        :raises Stopped: if the client has gone otherwise, or the application is shut down
         """
         assert writer is not None
-        while True:
-            async with self._receiver.take(heartbeat) as message:
-                await write(message)
-                await writer.drain()
-                if self._transport is None or self._transport.is_closing():  # drain() may have ended because of it
-                    raise ConnectionResetError("the client has gone")
+        failure = None
+        try:
+            while True:
+                async with self._receiver.take(heartbeat) as message:
+                    try:
+                        data = encode(message)
+                    except Exception as error:
+                        failure = error
+                        raise
+                    with _to_client():
+                        await write(data)
+                        await writer.drain()
+                        # drain() may have ended because of it
+                        if self._transport is None or self._transport.is_closing():
+                            raise ConnectionResetError("the client has gone")
+        except SourceEnded as error:
+            if error is failure:
+                raise
+            raise _Ended from error
 
 
 class _Rest:

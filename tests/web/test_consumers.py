@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import until
+from conftest import passes, until
 from serving import anyio_backend, serving  # noqa: F401
 
 import aioipc
@@ -116,6 +116,34 @@ async def test_a_handler_that_fails_is_logged_and_counted(name: str, caplog: pyt
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("borrow", [False, True])
+async def test_a_handler_that_the_application_cancels(
+    name: str, caplog: pytest.LogCaptureFixture, borrow: bool
+) -> None:
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def handle(app: web.Application, message: bytes) -> None:
+        tasks.append(asyncio.current_task())
+        if message != b"good":
+            await asyncio.Event().wait()
+
+    app = web.Application()
+    add_resource(app, CHANNEL, Channel.create, name)
+    consumer = add_consumer(app, CHANNEL, handle, borrow=borrow)
+    async with serving(app):
+        await app[CHANNEL].send_many([b"bad", b"worse", b"good"])
+        for number in range(2):
+            await until(lambda count=number + 1: len(tasks) == count)  # type: ignore[misc]
+            task = tasks[number]
+            assert task is not None
+            task.cancel()
+        await until(lambda: app[CHANNEL].statistics().tasks_waiting_receive == 1)
+        assert consumer.statistics() == (3, 1, 0, 2, 0, True)
+        assert app[CHANNEL].statistics().messages == 0  # as if it had failed: it is not borrowed again
+    assert [level for level, _ in logged(caplog)] == ["WARNING"] * 2
+    assert "handle: a handler was cancelled" in caplog.text
+
+
 async def test_a_handler_that_is_not_async(name: str, caplog: pytest.LogCaptureFixture) -> None:
     def handle(app: web.Application, message: posix.Message) -> None: ...
 
@@ -199,6 +227,43 @@ async def test_a_handler_that_does_not_end_is_cancelled(
         ]
         left = [b"a", b"b"] if borrow else [b"b"]  # delivered again, or lost
         assert channel.receive_many_nowait(9) == left
+
+
+@pytest.mark.parametrize("borrow", [False, True])
+async def test_a_clean_up_that_is_cancelled_cancels_handlers(name: str, borrow: bool) -> None:
+    handler = Handler()
+    app = web.Application()
+    add_resource(app, CHANNEL, Channel.open, name)
+    consumer = add_consumer(app, CHANNEL, handler, grace=1000, borrow=borrow)
+    async with Channel.create(name) as channel:
+        async with serving(app) as server:
+            await channel.send_many([b"a", b"b"])
+            await until(lambda: handler.begun == [b"a"])
+            stopping = asyncio.create_task(server.stop())
+            await until(lambda: not consumer.statistics().active)
+            await passes(20)  # until it waits for the handler
+            stopping.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stopping
+            await until(lambda: consumer.statistics() == (1, 0, 0, 1, 0, False))
+            assert handler.ended == []
+            assert channel.receive_many_nowait(9) == ([b"a", b"b"] if borrow else [b"b"])
+
+
+def test_handlers_do_not_hold_up_a_loop_that_ends_without_clean_up(name: str) -> None:
+    async def main() -> None:
+        app = web.Application()
+        add_resource(app, CHANNEL, Channel.open, name)
+        add_consumer(app, CHANNEL, handler, borrow=True)
+        await web.AppRunner(app).setup()
+        await app[CHANNEL].send_many([b"a", b"b"])
+        await until(lambda: handler.begun == [b"a"])
+
+    handler = Handler()
+    with Channel.create(name) as channel:
+        asyncio.run(main())
+        assert handler.ended == []
+        assert channel.receive_many_nowait(9) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("grace", [0, 10])

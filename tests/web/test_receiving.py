@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from anyio.abc import ObjectReceiveStream
 from conftest import passes
 from serving import anyio_backend  # noqa: F401
 
@@ -70,3 +72,72 @@ async def test_out_of_patience_as_a_message_comes(
                     if message is not None:
                         break
             assert source.statistics().messages == 0
+
+
+class Source(ObjectReceiveStream[bytes]):
+    """One whose receive() is a function."""
+
+    def __init__(self, receive: Callable[[], Awaitable[bytes]]) -> None:
+        self._receive = receive
+
+    async def receive(self) -> bytes:
+        return await self._receive()
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize("patience", [None, 1000])
+async def test_a_timeout_of_the_source_is_an_error(patience: float | None) -> None:
+    async def receive() -> bytes:
+        raise TimeoutError("no answer")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        async with Receiver(Source(receive), borrow=False).take(patience):
+            pytest.fail("there is no message")
+
+
+async def test_stopped_by_the_source_that_has_a_message() -> None:
+    async def receive() -> bytes:
+        receiver.stop()
+        return b"last"
+
+    task = asyncio.current_task()
+    assert task is not None
+    receiver = Receiver(Source(receive), borrow=False)
+    async with receiver.take() as message:
+        await passes()  # nothing hits who has the message
+        assert message == b"last"
+    assert task.cancelling() == 0
+    with pytest.raises(Stopped):
+        async with receiver.take():
+            pytest.fail("it was told to stop")
+
+
+async def test_stopped_by_the_source_that_has_none() -> None:
+    async def receive() -> bytes:
+        receiver.stop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    task = asyncio.current_task()
+    assert task is not None
+    receiver = Receiver(Source(receive), borrow=False)
+    with pytest.raises(Stopped):
+        async with receiver.take():
+            pytest.fail("there is no message")
+    await passes()
+    assert task.cancelling() == 0
+
+
+def test_stopped_while_no_loop_runs() -> None:
+    async def receive() -> object:
+        async with receiver.take() as message:
+            return message
+
+    with asyncio.Runner() as runner:
+        receiver = Receiver(Source(asyncio.Event().wait), borrow=False)  # type: ignore[arg-type]
+        task = runner.get_loop().create_task(receive())
+        runner.run(passes())
+        receiver.stop()
+        with pytest.raises(Stopped):
+            runner.run(asyncio.wait_for(task, None))

@@ -17,6 +17,7 @@ from aiohttp import WSMsgType, web
 from conftest import until
 from serving import Server, anyio_backend, serving  # noqa: F401
 
+import aioipc
 from aioipc import Channel, posix, sysv
 from aioipc.aiohttp import Event, add_resource, setup, stream_events, stream_websocket
 
@@ -355,9 +356,14 @@ async def test_a_queue_that_is_closed_or_removed(key: int, how: str) -> None:
             assert client.close_code == 1001
 
 
-async def test_encode_that_fails(name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error",
+    # what the connection and the source raise, too
+    [ZeroDivisionError, ConnectionRefusedError, aioipc.ClosedError, aioipc.RemovedError, anyio.EndOfStream],
+)
+async def test_encode_that_fails(name: str, caplog: pytest.LogCaptureFixture, error: type[Exception]) -> None:
     def encode(message: posix.Message) -> str:
-        return str(1 // 0)
+        raise error("no such text")
 
     app = application(QUEUE, posix.MessageQueue.create, name, encode=encode)
     async with serving(app) as server:
@@ -370,7 +376,7 @@ async def test_encode_that_fails(name: str, caplog: pytest.LogCaptureFixture) ->
             with pytest.raises(aiohttp.ClientPayloadError):
                 await response.content.read()
         assert app[QUEUE].statistics().messages == 0
-    assert caplog.text.count("ZeroDivisionError") == 2
+    assert caplog.text.count(f"{error.__name__}: no such text") == 2
 
 
 # Shutting down ------------------------------------------------------------------------
