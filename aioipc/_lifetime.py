@@ -136,9 +136,11 @@ class Lifetime(metaclass=Made):
         raise TypeError(f"{self!r} can't be pickled or copied: let the other process open it by its name or id")
 
     def __repr__(self) -> str:
-        package = type(self).__module__.rpartition(".")[0]
+        kind = type(self)
+        place = kind.__module__.rpartition(".")[0] if _is_own(kind) else kind.__module__
+        prefix = "" if place == "__main__" else f"{place}."
         state = "closed" if self._handle.closed else "open"
-        return f"<{package}.{type(self).__qualname__} {self._label} {state}>"
+        return f"<{prefix}{kind.__qualname__} {self._label} {state}>"
 
 
 def _is_own(kind: type) -> bool:

@@ -311,3 +311,20 @@ def test_what_is_cancelled_before_it_starts_was_not_forgotten(name: str, backend
 
     with KINDS["posix.MessageQueue"](name) as queue:
         assert forgotten(lambda: anyio.run(cancel, backend=backend)) == []
+
+
+# Names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), [("__main__", "Own"), ("jobs", "jobs.Own"), ("jobs.queues", "jobs.queues.Own")]
+)
+def test_the_name_of_a_subclass(name: str, module: str, expected: str) -> None:
+    own = type("Own", (posix.Semaphore,), {"__module__": module})
+    with own.create(name) as semaphore:  # type: ignore[attr-defined]
+        assert repr(semaphore) == f"<{expected} '{name}' open>"
+
+
+def test_the_name_of_a_class_of_the_package(name: str) -> None:
+    with posix.Semaphore.create(name) as semaphore:
+        assert repr(semaphore) == f"<aioipc.posix.Semaphore '{name}' open>"
