@@ -47,7 +47,18 @@ class Made(ABCMeta):
     """These ways, with {0} where the name of the class is to be."""
 
     def __call__(cls, *_: object, **__: object) -> NoReturn:
-        raise TypeError(f"{cls.__name__} can't be called: use {cls._made_by.format(cls.__name__)}")
+        raise TypeError(cls._refusal())
+
+    @property
+    def __signature__(cls) -> NoReturn:
+        """There is none, which inspect.signature() and help() would take from `__call__`.
+
+        :raises ValueError: always, as inspect.signature() does of what has none
+        """
+        raise ValueError(cls._refusal())
+
+    def _refusal(cls) -> str:
+        return f"{cls.__name__} can't be called: use {cls._made_by.format(cls.__name__)}"
 
 
 class Lifetime(metaclass=Made):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import inspect
 import pickle
+import pydoc
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -328,3 +330,11 @@ def test_the_name_of_a_subclass(name: str, module: str, expected: str) -> None:
 def test_the_name_of_a_class_of_the_package(name: str) -> None:
     with posix.Semaphore.create(name) as semaphore:
         assert repr(semaphore) == f"<aioipc.posix.Semaphore '{name}' open>"
+
+
+def test_help_shows_no_way_to_call_a_class() -> None:
+    with pytest.raises(ValueError, match=r"MessageQueue can't be called: use MessageQueue\.create or"):
+        inspect.signature(posix.MessageQueue)
+    text = pydoc.plain(pydoc.render_doc(posix.MessageQueue))
+    assert "MessageQueue(*" not in text
+    assert "create(" in text
