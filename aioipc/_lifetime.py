@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from abc import ABC, ABCMeta, abstractmethod
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from anyio.abc import ObjectStream
 
-from aioipc.errors import ClosedError, ExistsError, NotFoundError, RemovedError
+from aioipc.errors import ClosedError, Error, ExistsError, NotFoundError, RemovedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,10 +47,18 @@ class Made(ABCMeta):
     """These ways, with {0} where the name of the class is to be."""
 
     def __call__(cls, *_: object, **__: object) -> NoReturn:
-        raise TypeError(f"{cls.__name__} can't be called: use {cls._made_by.format(cls.__name__)}")
+        raise TypeError(cls._refusal())
 
-    def _make(cls: type[_T], *arguments: Any, **options: Any) -> _T:
-        return cast("_T", type.__call__(cls, *arguments, **options))
+    @property
+    def __signature__(cls) -> NoReturn:
+        """There is none, which inspect.signature() and help() would take from `__call__`.
+
+        :raises ValueError: always, as inspect.signature() does of what has none
+        """
+        raise ValueError(cls._refusal())
+
+    def _refusal(cls) -> str:
+        return f"{cls.__name__} can't be called: use {cls._made_by.format(cls.__name__)}"
 
 
 class Lifetime(metaclass=Made):
@@ -59,10 +67,46 @@ class Lifetime(metaclass=Made):
     _made_by: ClassVar[str] = "{0}.create or {0}.open"
 
     _handle: Handle
+    """What an `__init__` sets when it has taken what was opened: `close` works from then on."""
     _label: str
     """What tells it from others of its kind: a name or a key."""
     _removes: bool
     """Whether leaving the block removes the object."""
+
+    @classmethod
+    def _make(cls, *arguments: Any, is_new: bool = False, **options: Any) -> Self:
+        """A handle of what was opened.  If a subclass lets none be made, that is closed.
+
+        :param is_new: whether the object was created for this handle; then it is removed as well
+        :raises TypeError: if the class is abstract
+        """
+        handle = None
+        try:
+            if missing := ", ".join(sorted(cls.__abstractmethods__)):  # what is written in C does not look
+                raise TypeError(f"{cls.__name__} is abstract: it lacks {missing}")
+            handle = cls.__new__(cls, *arguments, **options)
+            handle.__init__(*arguments, **options)  # type: ignore[misc]
+        except BaseException:
+            with suppress(Error):  # what went wrong at first tells more
+                cls._unmake(handle, is_new, *arguments, **options)
+            raise
+        return handle
+
+    @classmethod
+    def _unmake(cls, handle: Self | None, is_new: bool, *arguments: Any, **options: Any) -> None:
+        """Undo the opening of an object, without what the subclass has not made ready.
+
+        :param handle: what there is of one
+        """
+        own = next(kind for kind in cls.__mro__ if issubclass(kind, Lifetime) and _is_own(kind))
+        if not hasattr(handle, "_handle"):  # nobody has taken what was opened
+            handle = type.__call__(own, *arguments, **options)
+        assert handle is not None
+        try:
+            if is_new:
+                own._remove_object(handle)  # noqa: SLF001
+        finally:
+            own.close(handle)
 
     @abstractmethod
     def close(self) -> None:
@@ -103,9 +147,16 @@ class Lifetime(metaclass=Made):
         raise TypeError(f"{self!r} can't be pickled or copied: let the other process open it by its name or id")
 
     def __repr__(self) -> str:
-        package = type(self).__module__.rpartition(".")[0]
+        kind = type(self)
+        place = kind.__module__.rpartition(".")[0] if _is_own(kind) else kind.__module__
+        prefix = "" if place == "__main__" else f"{place}."
         state = "closed" if self._handle.closed else "open"
-        return f"<{package}.{type(self).__qualname__} {self._label} {state}>"
+        return f"<{prefix}{kind.__qualname__} {self._label} {state}>"
+
+
+def _is_own(kind: type) -> bool:
+    """Whether a class is this package's."""
+    return kind.__module__.startswith("aioipc.")
 
 
 class AsyncLifetime(Lifetime):

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -20,6 +20,7 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
+from aioipc._waiting.handle import Handle
 from aioipc._waiting.readiness import Direction, Doorbells
 from aioipc.errors import (
     BrokenError,
@@ -93,14 +94,14 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     max_message_size: int
     """How many bytes a message may have."""
 
-    def __init__(self, name: str, files: _files.Files, *, remove: bool, is_new: bool = False) -> None:
+    def __init__(self, name: str, files: _files.Files, *, remove: bool) -> None:
         """Not for use: see `create` and `open`."""
         self.name = name
         self._label = repr(name)
         self._removes = remove
+        self._identity = os.fstat(files.memory)
+        self._id = files.bell_id
         try:
-            self._identity = os.fstat(files.memory)
-            self._id = files.bell_id
             self._watch = _deaths.watch(name)
             handle = Doorbells(self._listen, self._deafen, self._watch.fileno, f"channel {name}")
             super().__init__(handle.writing.gate, handle.reading.gate)
@@ -115,10 +116,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
                 self._leave()
             else:
                 _files.close(files.descriptors[1:])
-            if is_new:  # nobody could know that it is there
-                status = os.fstat(files.memory)
-                with suppress(Error):
-                    _files.unlink(name, status, files.bell_id, status.st_uid)
+            self._handle = Handle(f"channel {name}")
+            self._handle.closed = True
             raise
         finally:
             os.close(files.memory)

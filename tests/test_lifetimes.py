@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import inspect
 import pickle
+import pydoc
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
@@ -75,6 +79,164 @@ def test_a_subclass_is_made_in_the_same_ways(name: str) -> None:
 
     with Own.create(name, max_messages=1, max_message_size=16) as created, Own.open(name) as opened:
         assert type(created) is type(opened) is Own
+
+
+# Subclasses that can't be made -------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Where an object can be."""
+
+    name: str
+    key: int
+
+
+class Unmakeable(NamedTuple):
+    """A kind whose subclasses are made in vain."""
+
+    kind: Any
+    create: Callable[..., Any]
+    open: Callable[[Any, Place], Any] = lambda kind, place: kind.open(place.name)
+
+
+def _open_keyed(kind: Any, place: Place) -> Any:
+    return kind.open(place.key)
+
+
+UNMAKEABLE = [
+    Unmakeable(
+        posix.MessageQueue,
+        lambda kind, place, **options: kind.create(place.name, max_messages=1, max_message_size=16, **options),
+    ),
+    Unmakeable(posix.Semaphore, lambda kind, place, **options: kind.create(place.name, **options)),
+    Unmakeable(posix.SharedMemory, lambda kind, place, **options: kind.create(place.name, size=100, **options)),
+    Unmakeable(Channel, lambda kind, place, **options: kind.create(place.name, capacity=4096, **options)),
+    Unmakeable(
+        sysv.MessageQueue, lambda kind, place, **options: kind.create(place.key, max_bytes=100, **options), _open_keyed
+    ),
+    Unmakeable(
+        sysv.SemaphoreSet, lambda kind, place, **options: kind.create(place.key, values=[1], **options), _open_keyed
+    ),
+    Unmakeable(
+        sysv.SharedMemory, lambda kind, place, **options: kind.create(place.key, size=100, **options), _open_keyed
+    ),
+]
+
+
+def takes_nothing(kind: Any) -> Any:
+    class Own(kind):
+        def __init__(self) -> None:
+            super().__init__()
+
+    return Own
+
+
+def fails_at_first(kind: Any) -> Any:
+    class Own(kind):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            raise TypeError("in vain")
+
+    return Own
+
+
+def fails_at_last(kind: Any) -> Any:
+    class Own(kind):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            raise TypeError("in vain")  # before there is a log
+
+        def close(self) -> None:
+            self.log.close()
+            super().close()
+
+    return Own
+
+
+def fails_when_allocated(kind: Any) -> Any:
+    class Own(kind):
+        def __new__(cls) -> Any:
+            return super().__new__(cls)
+
+    return Own
+
+
+def closes_itself(kind: Any) -> Any:
+    class Own(kind):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.close()
+            raise TypeError("in vain")
+
+    return Own
+
+
+def is_abstract(kind: Any) -> Any:
+    class Own(kind):
+        @abstractmethod
+        def use(self) -> None: ...
+
+    return Own
+
+
+@pytest.fixture(params=UNMAKEABLE, ids=lambda each: f"{each.kind.__module__.split('.')[1]}.{each.kind.__name__}")
+def unmakeable(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def place(name: str, key: int) -> Place:
+    return Place(name, key)
+
+
+@pytest.fixture(
+    params=[takes_nothing, fails_at_first, fails_at_last, fails_when_allocated, closes_itself, is_abstract],
+    ids=lambda make: make.__name__,
+)
+def subclass(request: pytest.FixtureRequest, unmakeable: Unmakeable) -> Any:
+    return request.param(unmakeable.kind)
+
+
+def fail_to(make: Callable[[], object]) -> None:
+    """Call it; nothing is to be heard of what was half made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TypeError):
+            make()
+        gc.collect()
+
+
+@pytest.mark.parametrize("exist_ok", [False, True])
+def test_what_was_created_for_a_subclass_that_cannot_be_made_is_removed(
+    unmakeable: Unmakeable, subclass: Any, place: Place, descriptors: Callable[[], int], exist_ok: bool
+) -> None:
+    before = descriptors()
+    fail_to(lambda: unmakeable.create(subclass, place, exist_ok=exist_ok))
+    assert descriptors() == before
+    with unmakeable.create(unmakeable.kind, place):  # and so it is not there
+        pass
+
+
+def test_what_was_taken_over_for_a_subclass_that_cannot_be_made_stays(
+    unmakeable: Unmakeable, subclass: Any, place: Place, descriptors: Callable[[], int]
+) -> None:
+    with unmakeable.create(unmakeable.kind, place):
+        before = descriptors()
+        fail_to(lambda: unmakeable.create(subclass, place, exist_ok=True))
+        fail_to(lambda: unmakeable.open(subclass, place))
+        assert descriptors() == before
+        unmakeable.open(unmakeable.kind, place).close()
+
+
+def test_a_fifo_for_a_subclass_that_cannot_be_made(tmp_path: Path, descriptors: Callable[[], int]) -> None:
+    path = tmp_path / "fifo"
+    before = descriptors()
+    for make in (takes_nothing, fails_at_last, is_abstract):
+        fail_to(partial(make(posix.Fifo).create, path))
+        assert not path.exists()
+    with posix.Fifo.create(path):
+        fail_to(lambda: takes_nothing(posix.Fifo).create(path, exist_ok=True))
+        assert path.exists()
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("transfer", [pickle.dumps, copy.copy, copy.deepcopy])
@@ -151,3 +313,28 @@ def test_what_is_cancelled_before_it_starts_was_not_forgotten(name: str, backend
 
     with KINDS["posix.MessageQueue"](name) as queue:
         assert forgotten(lambda: anyio.run(cancel, backend=backend)) == []
+
+
+# Names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"), [("__main__", "Own"), ("jobs", "jobs.Own"), ("jobs.queues", "jobs.queues.Own")]
+)
+def test_the_name_of_a_subclass(name: str, module: str, expected: str) -> None:
+    own = type("Own", (posix.Semaphore,), {"__module__": module})
+    with own.create(name) as semaphore:  # type: ignore[attr-defined]
+        assert repr(semaphore) == f"<{expected} '{name}' open>"
+
+
+def test_the_name_of_a_class_of_the_package(name: str) -> None:
+    with posix.Semaphore.create(name) as semaphore:
+        assert repr(semaphore) == f"<aioipc.posix.Semaphore '{name}' open>"
+
+
+def test_help_shows_no_way_to_call_a_class() -> None:
+    with pytest.raises(ValueError, match=r"MessageQueue can't be called: use MessageQueue\.create or"):
+        inspect.signature(posix.MessageQueue)
+    text = pydoc.plain(pydoc.render_doc(posix.MessageQueue))
+    assert "MessageQueue(*" not in text
+    assert "create(" in text

@@ -22,11 +22,12 @@ def turn(descriptor: int | None) -> Iterator[None]:
     """Keep others who remove the object, as this does, waiting until the block ends: flock(2).
 
     Whoever may open the object can lock it, for reasons of his own, and must not keep its owner from removing it: a
-    lock that stays is passed over.
+    lock that stays is passed over.  One that the user has by this descriptor is left as it is: it keeps others waiting
+    as well, and a second one would take its place.
 
     :param descriptor: an open one of the object; None if it can't be opened: then it is removed without a turn
     """
-    if descriptor is None:
+    if descriptor is None or _has_lock(descriptor):
         yield
         return
     deadline = time.monotonic() + _PATIENCE
@@ -37,6 +38,15 @@ def turn(descriptor: int | None) -> Iterator[None]:
     finally:
         with suppress(OSError):  # not left to close(2): a child that was forked meanwhile would keep the lock
             fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _has_lock(descriptor: int) -> bool:
+    """Whether it has a lock already: proc_pid_fdinfo(5).  False where that can't be seen."""
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+            return any(line.startswith("lock:") and "FLOCK" in line for line in file)
+    except OSError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:

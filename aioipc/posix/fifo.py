@@ -84,7 +84,7 @@ class Fifo(AsyncLifetime):
             what = "a FIFO, perhaps left by a program that was killed: open its ends, or pass exist_ok=True"
             text = f"there is {what if is_fifo else 'something else than a FIFO'}"
             raise ExistsError(errno.EEXIST, text, name)
-        return cls._make(name, place, remove=not persist)
+        return cls._make(name, place, remove=not persist, is_new=is_new)
 
     @staticmethod
     def open_reader(path: _Path, *, keep_open: bool = False) -> Opening[FifoReader]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import posix_ipc
 
 from aioipc._arguments import check_range, message_bytes
-from aioipc._lifetime import Messages, until_closed
+from aioipc._lifetime import Messages, create_or_find, until_closed
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import MessageTooLongError, from_errno
 from aioipc.posix import _calls
@@ -91,8 +91,9 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         self._removes = remove
         self._label = repr(self.name)
         self._identity = os.fstat(queue.mqd)
-        self._descriptor = self._handle = descriptor = Descriptor(queue.mqd, f"message queue {self.name}")
+        self._descriptor = descriptor = Descriptor(queue.mqd, f"message queue {self.name}")
         super().__init__(queue.mqd, queue.max_message_size, Message, descriptor.writing.gate, descriptor.reading.gate)
+        self._handle = descriptor
 
     # Lifetime
 
@@ -128,10 +129,12 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         :raises LimitError: if an attribute is over a limit of the system, or the user has no room for more queues
         :raises ValueError: if an argument can't be right
         """
-        queue = mq_create(
-            name, max_messages, max_message_size, mode=mode, exclusive=not exist_ok, read=read, write=write
+        queue, is_new = create_or_find(
+            lambda: mq_create(name, max_messages, max_message_size, mode=mode, exclusive=True, read=read, write=write),
+            lambda: mq_open(name, read=read, write=write),
+            exist_ok,
         )
-        return cls._make(name, queue, read=read, write=write, remove=not persist)
+        return cls._make(name, queue, read=read, write=write, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str, *, read: bool = True, write: bool = True) -> Self:

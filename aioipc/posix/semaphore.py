@@ -61,8 +61,9 @@ class Semaphore(Acquirable, Lifetime):
         self._label = repr(self.name)
         self._removes = remove
         self._file = file
-        self._calls = self._handle = Calls(f"semaphore {self.name}", semaphore.close)
+        self._calls = Calls(f"semaphore {self.name}", semaphore.close)
         self._line = self._calls.line("permit", lambda: _Acquire(name, semaphore))
+        self._handle = self._calls
 
     # Lifetime
 
@@ -88,8 +89,8 @@ class Semaphore(Acquirable, Lifetime):
         """
         check_range("value", value, 0, _VALUE_MAX)
         check_mode(mode)
-        opened, _ = create_or_find(lambda: sem_create(name, mode, value), lambda: sem_open(name), exist_ok)
-        return cls._make(name, *opened, remove=not persist)
+        opened, is_new = create_or_find(lambda: sem_create(name, mode, value), lambda: sem_open(name), exist_ok)
+        return cls._make(name, *opened, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str) -> Self:

@@ -101,12 +101,12 @@ class SharedMemory(Lifetime):
         """
         check_range("size", size, 1, sys.maxsize)
         check_mode(mode)
-        (descriptor, memory), _ = create_or_find(
+        (descriptor, memory), is_new = create_or_find(
             lambda: _create(name, size, mode),
             lambda: _find(name, read_only=False, at_least=size),
             exist_ok,
         )
-        return cls._make(name, descriptor, memory, read_only=False, remove=not persist)
+        return cls._make(name, descriptor, memory, read_only=False, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, name: str, *, read_only: bool = False) -> Self:

@@ -133,7 +133,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
         def create() -> int:
             id = msgget(number, sysv_ipc.IPC_CREX, mode)
             if max_bytes is not None:
-                with cls._make(number, id, size, remove=False) as queue:
+                with MessageQueue._make(number, id, size, remove=False) as queue:
                     try:
                         queue.change(max_bytes=max_bytes)
                     except BaseException:
@@ -142,8 +142,8 @@ class MessageQueue(WaitingObject, Messages[Message]):
                         raise
             return id
 
-        id, _ = create_or_find(create, lambda: msgfind(number), exist_ok)
-        return cls._make(number, id, size, remove=not persist)
+        id, is_new = create_or_find(create, lambda: msgfind(number), exist_ok)
+        return cls._make(number, id, size, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(

@@ -145,10 +145,10 @@ class SemaphoreSet(WaitingObject, Sequence[SetMember]):
                     remove_half_made(id, number, size)
             return id, size
 
-        (id, size), _ = create_or_find(create, take_over, exist_ok)
+        (id, size), is_new = create_or_find(create, take_over, exist_ok)
         if size != len(initial):
             raise ValueError(f"the set with this key has {size} semaphores, not {len(initial)}")
-        return cls._make(number, id, size, undo=undo, remove=not persist)
+        return cls._make(number, id, size, undo=undo, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, key: int | None = None, *, id: int | None = None, undo: bool = False) -> Self:

@@ -110,7 +110,7 @@ class SharedMemory(Object):
             raise ValueError(
                 f"{_KIND} ({_objects.label(number, id)}) exists and has {memory.size:,} bytes, fewer than {size:,}"
             )
-        return cls._make(number, id, memory, remove=not persist)
+        return cls._make(number, id, memory, remove=not persist, is_new=is_new)
 
     @classmethod
     def open(cls, key: int | None = None, *, id: int | None = None, read_only: bool = False) -> Self:

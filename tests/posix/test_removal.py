@@ -102,3 +102,18 @@ def test_removal_takes_no_right_to_read(name: str) -> None:
 
     as_nobody(create_and_leave)
     assert not os.path.exists("/dev/shm" + name)
+
+
+@pytest.mark.parametrize("lock", [fcntl.LOCK_SH, fcntl.LOCK_EX])
+def test_a_lock_that_the_user_has_by_the_handle_stays(name: str, lock: int) -> None:
+    with MessageQueue.create(name, max_messages=1, max_message_size=16) as queue, MessageQueue.open(name) as other:
+        fcntl.flock(queue.fileno(), lock)
+        queue.unlink()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_no_lock_stays(name: str) -> None:
+    with MessageQueue.create(name, max_messages=1, max_message_size=16) as queue, MessageQueue.open(name) as other:
+        queue.unlink()
+        fcntl.flock(other.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
