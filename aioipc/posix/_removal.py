@@ -43,8 +43,9 @@ def turn(descriptor: int | None) -> Iterator[None]:
 def _has_lock(descriptor: int) -> bool:
     """Whether it has a lock already: proc_pid_fdinfo(5).  False where that can't be seen."""
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-            return any(line.startswith("lock:") and "FLOCK" in line for line in file)
+        # As bytes: a process that has given up its rights may not be able to load an encoding any more.
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            return any(line.startswith(b"lock:") and b"FLOCK" in line for line in file)
     except OSError:
         return False
 
