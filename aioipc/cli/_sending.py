@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import click
 
 from aioipc import Channel
 from aioipc.cli._codes import NOTHING, OK
-from aioipc.cli._messages import MESSAGES, TIMEOUT, Queue, check_option, open_queue, within
+from aioipc.cli._messages import MESSAGES, TIMEOUT, check_option, open_queue, within
 from aioipc.cli._output import complain
 from aioipc.cli._running import event_loop
 
@@ -48,7 +49,12 @@ def send(
     with open_queue(target, receiving=False) as queue, event_loop() as runner:
         for message in _messages(data, lines, is_hex, end):
             try:
-                runner.run(_send, queue, message, options, timeout)
+                runner.run(
+                    within,
+                    timeout,
+                    partial(queue.send_nowait, message, *options),
+                    partial(queue.send, message, *options),
+                )
             except TimeoutError:
                 complain(f"{address} had no room in time")
                 return NOTHING
@@ -76,7 +82,3 @@ def _from_hex(text: bytes) -> bytes:
         return bytes.fromhex(text.decode("ascii", "replace"))
     except ValueError as error:
         raise click.UsageError(f"--hex: {error}") from None
-
-
-async def _send(queue: Queue, message: bytes, options: list[int], seconds: float | None) -> None:
-    await within(seconds, lambda: queue.send_nowait(message, *options), lambda: queue.send(message, *options))

@@ -39,16 +39,14 @@ def mq_create(
     max_message_size: int | None,
     *,
     mode: int,
-    exclusive: bool,
     read: bool,
     write: bool,
 ) -> posix_ipc.MessageQueue:
-    """Create a queue, non-blocking and close-on-exec; for the parameters see `MessageQueue.create`."""
+    """Create a new queue, non-blocking and close-on-exec; for the parameters see `MessageQueue.create`."""
     messages = _size("max_messages", max_messages, "fs.mqueue.msg_default", "fs.mqueue.msg_max", 10)
     size = _size("max_message_size", max_message_size, "fs.mqueue.msgsize_default", "fs.mqueue.msgsize_max", 8192)
     check_mode(mode)
-    flags = posix_ipc.O_CREX if exclusive else posix_ipc.O_CREAT
-    return _open(name, flags, read, write, mode, messages, size)
+    return _open(name, posix_ipc.O_CREX, read, write, mode, messages, size)
 
 
 def mq_open(name: str, *, read: bool, write: bool) -> posix_ipc.MessageQueue:

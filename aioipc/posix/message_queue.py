@@ -130,7 +130,7 @@ class MessageQueue(_calls.Queue, Messages[Message]):
         :raises ValueError: if an argument can't be right
         """
         queue, is_new = create_or_find(
-            lambda: mq_create(name, max_messages, max_message_size, mode=mode, exclusive=True, read=read, write=write),
+            lambda: mq_create(name, max_messages, max_message_size, mode=mode, read=read, write=write),
             lambda: mq_open(name, read=read, write=write),
             exist_ok,
         )
