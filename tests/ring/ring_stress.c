@@ -14,6 +14,7 @@
 
 #define SENDERS 4
 #define RECEIVERS 4
+#define BATCH 3
 #define MAX_MESSAGES (1 << 20)
 
 /* What is noted of the messages, and outlives the processes. */
@@ -44,14 +45,13 @@ draw_size(uint64_t *seed)
 {
     if (equal_size > 0)
         return equal_size;
-    uint64_t most = ring_longest(bed.memory.capacity) / 3;
+    /* So long that a batch of the longest still fits. */
+    uint64_t most = ring_longest(bed.memory.capacity / BATCH) - sizeof(struct label) + 1;
     uint64_t bound = draw_below(seed, 20) == 0 && most > 1000 ? most : 200;
     return sizeof(struct label) + draw_below(seed, bound > most ? most : bound) % 20000;
 }
 
 /* Sending ---------------------------------------------------------------------- */
-
-#define BATCH 3
 
 struct sending {
     uint32_t sender;
