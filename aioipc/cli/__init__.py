@@ -18,6 +18,7 @@ def main() -> NoReturn:
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet also while it starts
     try:
+        from aioipc.cli._codes import INTERRUPTED
         from aioipc.cli._main import run
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -29,6 +30,8 @@ def main() -> NoReturn:
     code = run()
     if interrupt is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # and quiet while it ends
+        if code == INTERRUPTED:
+            signal.raise_signal(signal.SIGINT)  # a shell leaves a loop only if its command ends by the signal
     sys.exit(code)
 
 

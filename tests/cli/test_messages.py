@@ -315,7 +315,7 @@ def test_ctrl_c(command: str, name: str) -> None:
             os.sched_yield()
         screen.type("\x03")
         output, code = screen.finish()
-        assert code == 130
+        assert code == -signal.SIGINT
         assert plain(output).replace("^C", "") == ("" if command == "receive" else f"aioipc: mq:{name}: {CONSUMED}\n")
         queue.send_nowait(b"still here")
         assert queue.receive_nowait().data == b"still here"
@@ -331,7 +331,7 @@ def test_ctrl_c_while_nobody_reads_the_output(name: str) -> None:
             while queue.statistics().messages != 1:  # one is in the pipe, and there is no room for the next
                 os.sched_yield()
             follower.send_signal(signal.SIGINT)
-        assert follower.returncode == 130
+        assert follower.returncode == -signal.SIGINT
         assert queue.statistics().messages == 2
     os.close(reading)
     os.close(writing)
@@ -344,7 +344,7 @@ def test_ctrl_c_while_the_input_is_read(name: str) -> None:
             os.sched_yield()
         screen.interrupt()
         output, code = screen.finish()
-        assert code == 130
+        assert code == -signal.SIGINT
         assert "Traceback" not in output
         assert queue.receive_nowait().data == b"typed"
 
@@ -356,7 +356,7 @@ def test_sigint_without_a_terminal(name: str) -> None:
             assert CONSUMED in follower.stderr.readline()
             follower.send_signal(signal.SIGINT)
             assert follower.stderr.read() == ""
-        assert follower.returncode == 130
+        assert follower.returncode == -signal.SIGINT
 
 
 def test_sigint_that_is_ignored(name: str) -> None:

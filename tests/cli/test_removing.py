@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_it_asks_at_a_terminal(objects: list[str]) -> None:
 
 
 def test_ctrl_c_and_the_end_of_input_are_no_yes(objects: list[str]) -> None:
-    for keys, exit_code in ("interrupt", 130), ("end", 3):
+    for keys, exit_code in ("interrupt", -signal.SIGINT), ("end", 3):
         with terminal("rm", objects[1]) as screen:
             screen.read_until("Remove this object?")
             if keys == "end":
