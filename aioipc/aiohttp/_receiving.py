@@ -33,8 +33,10 @@ class Receiver(Generic[_T]):
     def __init__(self, source: ObjectReceiveStream[_T], *, borrow: bool) -> None:
         """
         :param borrow: whether a message, of a channel, is consumed only when its block ends well
-        :raises TypeError: if the source can't do so
+        :raises TypeError: if the source can't do so, or is none
         """
+        if not hasattr(source, "receive"):
+            raise TypeError(f"the source must be a queue or a channel, not {type(source).__name__}")
         if borrow and not hasattr(source, "borrow"):
             raise TypeError(f"borrow=True takes a Channel: {source!r} can't take messages back")
         self._source = source

@@ -518,13 +518,14 @@ async def test_handles_that_are_no_resources_need_setup(
         (stream_events, {"grace": -1}, "ValueError: grace -1 must be a number of seconds"),
         (stream_websocket, {"grace": "1"}, "TypeError: grace must be a number of seconds, not str"),
         (stream_websocket, {"borrow": True}, "TypeError: borrow=True takes a Channel"),
+        (stream_events, {"source": b"a"}, "TypeError: the source must be a queue or a channel, not bytes"),
     ],
 )
 async def test_bad_arguments_fail_before_anything_is_written(
     name: str, caplog: pytest.LogCaptureFixture, stream: Callable[..., Awaitable[Any]], options: Options, words: str
 ) -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
-        response: web.StreamResponse = await stream(request, app[QUEUE], **options)
+        response: web.StreamResponse = await stream(**{"request": request, "source": app[QUEUE], **options})
         return response
 
     app = web.Application()
