@@ -121,6 +121,8 @@ class Lifetime(metaclass=Made):
         """
 
     def __enter__(self) -> Self:
+        """:raises ClosedError: if it is closed"""
+        self._handle.check()
         return self
 
     def __exit__(
@@ -167,7 +169,7 @@ class AsyncLifetime(Lifetime):
         self.close()
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.__enter__()
 
     async def __aexit__(
         self,

@@ -20,7 +20,7 @@ import anyio
 import pytest
 from conftest import in_child
 
-from aioipc import Channel, posix, sysv
+from aioipc import Channel, ClosedError, posix, sysv
 
 KINDS: dict[str, Callable[[str], Any]] = {
     "posix.MessageQueue": lambda name: posix.MessageQueue.create(name, max_messages=1, max_message_size=16),
@@ -58,6 +58,15 @@ def test_a_child_of_a_fork_does_not_remove_what_it_inherited(handle: Any) -> Non
 
     assert "belongs to the parent process: open it again in the child" in in_child(try_to)
     remove(handle)  # and so it was there
+
+
+def test_the_block_of_a_closed_handle_can_not_be_entered(handle: Any) -> None:
+    handle.close()
+    with pytest.raises(ClosedError, match="is closed"):
+        handle.__enter__()
+    if hasattr(handle, "aclose"):
+        with pytest.raises(ClosedError, match="is closed"):
+            handle.__aenter__().send(None)
 
 
 def test_who_calls_a_class_hears_what_makes_a_handle(handle: Any) -> None:

@@ -24,7 +24,7 @@ def main() -> NoReturn:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
             raise
-        sys.stderr.write(f"aioipc: the command needs {missing}: pip install 'aioipc[cli]'\n")
+        sys.stderr.write(f"aioipc: the command needs {missing}: install aioipc with its extra `cli`\n")
         sys.exit(1)
     signal.signal(signal.SIGINT, interrupt)
     code = run()

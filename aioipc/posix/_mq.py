@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import operator
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import posix_ipc
 
 from aioipc import _limits
-from aioipc._arguments import check_mode
+from aioipc._arguments import check_integer, check_mode
 from aioipc.errors import (
     AccessError,
     ClosedError,
@@ -118,7 +117,7 @@ def _size(argument: str, value: int | None, default: str, limit: str, fallback: 
     """Check an attribute; where it is not given, do what mq_open(3) does without attributes."""
     if value is None:
         return min(_limits.sysctl(default) or fallback, _limits.sysctl(limit) or fallback)
-    if operator.index(value) < 1:
+    if check_integer(argument, value) < 1:
         raise ValueError(f"{argument} {value} must be at least 1")
     return value
 
@@ -150,7 +149,9 @@ def _open(
                 f"user {os.geteuid()} may not create queues here: the mode of the mqueue file system forbids it",
                 name,
             ) from None
-        wanted = "receive and send" if read and write else "receive" if read else "send"
+        wanted = "receive" if read else "send"
+        if read and write:
+            wanted = "receive and send (read=False or write=False asks for less)"
         raise AccessError(
             errno.EACCES, f"owner and mode of the queue do not let user {os.geteuid()} {wanted}", name
         ) from None

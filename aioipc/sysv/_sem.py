@@ -90,7 +90,11 @@ def pack(operations: Iterable[tuple[int, int]], flags: int) -> bytes:
 
 def check_values(values: Sequence[int]) -> array[int]:
     """Values as the kernel takes them: an array of unsigned short."""
-    return array("H", [check_range("value", value, 0, VALUE_MAX) for value in values])
+    try:
+        each = iter(values)
+    except TypeError:
+        raise TypeError(f"values must be a sequence of integers, not {type(values).__name__}") from None
+    return array("H", [check_range("value", value, 0, VALUE_MAX) for value in each])
 
 
 def set_initial(id: int, values: array[int]) -> None:

@@ -238,7 +238,9 @@ class SemaphoreSet(WaitingObject, Sequence[SetMember]):
         try:
             return self._calls.line((operations, undo), lambda: self._new_operate(operations, undo))
         except TypeError as error:  # such as a list, which is not hashable
-            raise TypeError(f"operations must be tuples of two integers, (number, amount): {error}") from None
+            raise TypeError(
+                f"operations must be tuples of two integers, (number, amount), each an argument of its own: {error}"
+            ) from None
 
     def _new_operate(self, operations: tuple[tuple[int, int], ...], undo: bool) -> Operate:
         if not operations:

@@ -354,7 +354,7 @@ main()
 """
     result = subprocess.run([sys.executable, "-c", program, "ls"], capture_output=True, text=True, check=False)
     assert (result.stdout, result.returncode) == ("", 1)
-    assert result.stderr == f"aioipc: the command needs {missing}: pip install 'aioipc[cli]'\n"
+    assert result.stderr == f"aioipc: the command needs {missing}: install aioipc with its extra `cli`\n"
 
 
 def test_help_and_version() -> None:

@@ -71,8 +71,8 @@ def test_the_longest_name(name: str) -> None:
         ({"max_messages": 0}, ValueError, "max_messages 0 must be at least 1"),
         ({"max_messages": -1}, ValueError, "max_messages -1"),
         ({"max_message_size": 0}, ValueError, "max_message_size 0 must be at least 1"),
-        ({"max_messages": "10"}, TypeError, "str"),
-        ({"max_messages": 1.5}, TypeError, "float"),
+        ({"max_messages": "10"}, TypeError, "max_messages must be an integer, not str"),
+        ({"max_messages": 1.5}, TypeError, "max_messages must be an integer, not float"),
         ({"mode": 0o10000}, ValueError, "permission bits"),
         ({"mode": -1}, ValueError, "permission bits"),
         ({"mode": "rw"}, TypeError, "str"),
@@ -168,14 +168,18 @@ def test_exists(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "wanted"),
-    [({}, "receive and send"), ({"write": False}, "receive$"), ({"read": False}, "send$")],
+    [
+        ({}, "receive and send (read=False or write=False asks for less)"),
+        ({"write": False}, "receive"),
+        ({"read": False}, "send"),
+    ],
 )
 def test_another_user_may_not(name: str, options: dict[str, bool], wanted: str) -> None:
     with MessageQueue.create(name, max_messages=1, max_message_size=1) as queue:
         with pytest.raises(aioipc.AccessError) as caught:
             as_nobody(lambda: MessageQueue.open(name, **options).close())
         assert caught.value.errno == errno.EACCES
-        assert f"do not let user {NOBODY} {wanted.rstrip('$')}: " in f"{caught.value.strerror}: "
+        assert str(caught.value.strerror).endswith(f"do not let user {NOBODY} {wanted}")
         with pytest.raises(aioipc.AccessError):
             as_nobody(lambda: MessageQueue.create(name, exist_ok=True).close())
         with pytest.raises(aioipc.AccessError, match="only its owner"):

@@ -33,7 +33,7 @@ RAISE = 'with `sysctl -w kernel.sem="SEMMSL SEMMNS SEMOPM SEMMNI"` as root)'
         ({"values": ["1"]}, TypeError, "str"),
         ({"values": "11"}, TypeError, "str"),
         ({"values": [1.5]}, TypeError, "float"),
-        ({"values": 3}, TypeError, "int"),
+        ({"values": 3}, TypeError, "values must be a sequence of integers, not int"),
         ({}, TypeError, "values"),
         ({"values": [1], "mode": 0o1000}, ValueError, "permission bits"),
         ({"values": [1], "mode": "rw"}, TypeError, "str"),
@@ -61,7 +61,7 @@ def test_arguments_of_create(key: int, options: dict[str, object], error: type[E
         ([(0.5, 1)], TypeError, "float"),
         ([0, -1], TypeError, "int"),
         ([(0,)], ValueError, "must be a tuple of two integers"),
-        ([[0, -1]], TypeError, "must be tuples of two integers"),
+        ([[0, -1]], TypeError, "must be tuples of two integers, .*, each an argument of its own"),
     ],
 )
 def test_arguments_of_operate(operations: list[tuple[int, int]], error: type[Exception], words: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +53,12 @@ async def test_it_exists_while_the_application_runs(kind: tuple[type[Any], Any, 
     with pytest.raises(aioipc.NotFoundError):
         cls.open(found_by)
     assert "closed" in repr(made)
+
+
+def test_without_aiohttp() -> None:
+    program = "import sys; sys.modules['aiohttp'] = None; import aioipc.aiohttp"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "install aioipc with its extra `aiohttp`" in result.stderr
 
 
 def test_a_resource_that_has_been_made_already(name: str) -> None:
