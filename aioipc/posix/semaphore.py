@@ -109,7 +109,8 @@ class Semaphore(Acquirable, Lifetime):
         """Close the handle: sem_close(3).
 
         Tasks that wait get `ClosedError`.  The semaphore stays in the system, with its value:
-        leaving the `with` block removes it, and so does `unlink`.
+        leaving the `with` block removes it, and so does `unlink`.  A permit that is held can't be
+        released with this handle any more.
         May be called again, and from a callback of the loop.
         """
         self._calls.close()
