@@ -4,6 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_whole: list[Callable[..., Any]] = []
+"""What trio has not been told of yet."""
+
+
+def whole(function: _F) -> _F:
+    """Have Ctrl-C not come in the midst of a function, on trio, but as it waits or when it is over.
+
+    It would be lost there what was taken already.  On asyncio Ctrl-C cancels, and nothing more.
+    """
+    _whole.append(function)
+    return function
+
+
+def protect_on_trio() -> None:
+    """Tell trio of them.  It runs."""
+    while _whole:
+        sys.modules["trio"].lowlevel.enable_ki_protection(_whole.pop())
 
 
 def running_loop() -> tuple[object, bool]:

@@ -6,6 +6,7 @@ import asyncio
 import enum
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -43,8 +44,11 @@ class Sleeper(ABC):
         """Return when there is news."""
 
     @abstractmethod
-    async def sleep_on(self) -> News | None:
-        """Do so whatever cancellation comes meanwhile, and say what the news is."""
+    async def sleep_on(self, cancelled: Callable[[], None]) -> News | None:
+        """Do so whatever cancellation comes meanwhile, and say what the news is.
+
+        :param cancelled: called at each
+        """
 
     @abstractmethod
     def deliver_later(self, error: BaseException) -> bool:
@@ -87,12 +91,13 @@ class AsyncioSleeper(Sleeper):
             self._future = self._loop.create_future()
             await self._future
 
-    async def sleep_on(self) -> News | None:
+    async def sleep_on(self, cancelled: Callable[[], None]) -> News | None:
         while self.news is None:
             try:
                 await self.sleep()
             except asyncio.CancelledError as error:  # the one that is to be raised afterwards will do
                 self._note(error)
+                cancelled()
         return self.news
 
     def deliver_later(self, error: BaseException) -> bool:
@@ -136,7 +141,7 @@ class TrioSleeper(Sleeper):
             self._event = self._trio.Event()
             await self._event.wait()
 
-    async def sleep_on(self) -> News | None:
+    async def sleep_on(self, cancelled: Callable[[], None]) -> News | None:
         with self._trio.CancelScope(shield=True):
             await self.sleep()
         return self.news

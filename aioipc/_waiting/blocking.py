@@ -26,6 +26,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 from weakref import WeakValueDictionary
 
+from aioipc._waiting._loops import whole
 from aioipc._waiting._sleepers import AsyncioSleeper, News, Sleeper, TrioSleeper
 from aioipc._waiting.handle import Handle, Line
 from aioipc._waiting.workers import Call, End, Run
@@ -136,6 +137,7 @@ class CallLine(Line):
     def waiting(self) -> int:
         return len(self._places)
 
+    @whole
     async def _wait(self, call: Call[_T]) -> _T:  # type: ignore[override]
         sleeper = self._calls.sleeper()
         self._places[sleeper] = call
@@ -211,20 +213,18 @@ class CallLine(Line):
         """A run has ended: tell those whom it concerns."""
         if self._run is not run:  # that has been done already
             return
-        self._run = None
-        leavers, self._leavers = self._leavers, []
         end = run.settle()
         if end is End.DONE:
             if not self._pass_on(run.call, run.value):
-                self._hand_to_heir(run, leavers)
+                self._hand_to_heir(run)
         elif end is End.FAILED and self._first_wants(run.call):
             first = next(iter(self._places))
             self._remove(first)
             first.tell(News.FAILED, run.value)
-        self._asker = None
-        for leaver in leavers:
-            if leaver.news is None:
-                leaver.tell(News.GONE)
+        self._tell_leavers()
+        # Last: if Ctrl-C raises an exception in here, who comes after it, or is cancelled, must find that there is
+        # something to be finished.
+        self._run = self._asker = None
         if self._calls.closed:
             self._wake_all()
         if end is not None:
@@ -263,10 +263,11 @@ class CallLine(Line):
             if isinstance(error, GeneratorExit):
                 self._abandon()
                 return False
-            self._run.interrupt()
             self._leavers.append(sleeper)
+            self._run.interrupt()
+            self._finish_ended()
             try:
-                news = await sleeper.sleep_on()
+                news = await sleeper.sleep_on(self._finish_ended)
             except GeneratorExit:
                 if sleeper in self._leavers and not self._calls.inherited:
                     self._leavers.remove(sleeper)
@@ -282,17 +283,27 @@ class CallLine(Line):
         if run is not None:
             if run.abandon():
                 self._run = None
-                for leaver in self._leavers:
-                    leaver.tell(News.GONE)
-                self._leavers.clear()
+                self._tell_leavers()
             else:
                 self.finish(run)
 
-    def _hand_to_heir(self, run: Run, leavers: list[Sleeper]) -> None:
+    def _finish_ended(self) -> None:
+        """Finish a run that has ended, though the loop may not do so any more: see `finish`."""
+        if self._run is not None and self._run.end is not None:
+            self.finish(self._run)
+
+    def _tell_leavers(self) -> None:
+        """There is no run for them any more."""
+        for leaver in self._leavers:
+            if leaver.news is None:
+                leaver.tell(News.GONE)
+        self._leavers.clear()
+
+    def _hand_to_heir(self, run: Run) -> None:
         """What can't be given back has come first: before a cancellation, or before the handle was closed."""
         first, call = next(iter(self._places.items()), (None, None))
-        if leavers:
-            leavers[0].tell(News.HAVE, run.value)
+        if self._leavers:
+            self._leavers[0].tell(News.HAVE, run.value)
         elif first is not None and call is run.call:
             self._remove(first)
             first.tell(News.HAVE, run.value)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple, Unpack
 
 from aioipc._waiting._immediate import Gate
-from aioipc._waiting._loops import let_the_loop_run, running_loop
+from aioipc._waiting._loops import let_the_loop_run, protect_on_trio, running_loop, whole
 from aioipc.errors import ClosedError, WouldBlock
 
 _T = TypeVar("_T")
@@ -66,6 +66,8 @@ class Handle:
             return
         if self.loop is not None:
             raise RuntimeError(f"{self.what} belongs to another event loop: open it again in each loop that uses it")
+        if on_trio:
+            protect_on_trio()
         self._bound(on_trio)
         self.loop = loop
 
@@ -99,6 +101,7 @@ class Line(ABC):
             raise WouldBlock(f"other tasks wait for {self._handle.what} already")
         return attempt(*args)
 
+    @whole
     async def perform(self, attempt: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         """Return `attempt(*args)`, called as often as needed until it does not raise `WouldBlock`.
 

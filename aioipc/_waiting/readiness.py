@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from aioipc import _limits
 from aioipc._waiting import _turns
+from aioipc._waiting._loops import whole
 from aioipc._waiting.handle import Handle, Line
 from aioipc.errors import Error, WouldBlock, from_errno
 
@@ -121,6 +122,7 @@ class Direction(Line):
     def waiting(self) -> int:
         return 0 if self.places is None else len(self.places.taken)
 
+    @whole
     async def _wait(self, attempt: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         places = self.places
         assert places is not None
@@ -289,7 +291,8 @@ class _TrioPlaces(_Places):
 
     def close(self) -> None:
         if self.taken:
-            self._trio.lowlevel.notify_closing(self._fileno)
-            for event in self.taken.values():
-                if event is not None:
-                    event.set()
+            with suppress(RuntimeError):  # trio does not run any more, and so nobody can be woken
+                self._trio.lowlevel.notify_closing(self._fileno)
+                for event in self.taken.values():
+                    if event is not None:
+                        event.set()

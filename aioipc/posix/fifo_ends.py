@@ -61,7 +61,10 @@ class FifoEnd(AsyncLifetime):
         """It is not ours."""
 
     def fileno(self) -> int:
-        """The descriptor, for select, poll or epoll.  It stays the handle's: never close it.
+        """The descriptor, for select, poll or epoll.
+
+        It stays the handle's: never close it, nor have the loop that uses the handle watch it, for which there can be
+        one reader and one writer only (`os.dup` makes another).
 
         :raises ClosedError: if this end is closed
         """

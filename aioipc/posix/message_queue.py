@@ -241,7 +241,8 @@ class MessageQueue(_calls.Queue, Messages[Message]):
     def fileno(self) -> int:
         """The descriptor, for select, poll or epoll: readable while there are messages, writable while there is room.
 
-        It stays the handle's: never close it.
+        It stays the handle's: never close it, nor have the loop that uses the handle watch it, for which there can be
+        one reader and one writer only (`os.dup` makes another).
 
         :raises ClosedError: if the handle is closed
         """
