@@ -122,7 +122,8 @@ class Lifetime(metaclass=Made):
 
     def __enter__(self) -> Self:
         """:raises ClosedError: if it is closed"""
-        self._handle.check()
+        if not self._handle.inherited:  # which can only be closed
+            self._handle.check()
         return self
 
     def __exit__(
@@ -141,9 +142,11 @@ class Lifetime(metaclass=Made):
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)  # None if it could not be made
         if handle is not None and not handle.closed:
-            if not handle.inherited:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close()
+            try:
+                if not handle.inherited:
+                    warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:  # also if warnings are errors
+                self.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} can't be pickled or copied: let the other process open it by its name or id")
