@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import unwrap
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from anyio.abc import ObjectStream
@@ -20,6 +21,7 @@ from aioipc import _limits
 from aioipc._arguments import check_mode, check_range
 from aioipc._lifetime import AsyncLifetime
 from aioipc._ring import _binding, _deaths, _files
+from aioipc._waiting._immediate import immediately
 from aioipc._waiting.handle import Handle
 from aioipc._waiting.readiness import Direction, Doorbells
 from aioipc.errors import (
@@ -216,13 +218,35 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     _remove_object = unlink
 
-    # Sending: see also send(), send_nowait() and reserve() of the base
+    # Sending: see also reserve() and reserve_nowait() of the base
 
-    async def _send(self, item: Buffer) -> None:
+    @immediately(_binding.Ring.send)
+    async def send(self, item: Buffer) -> None:
+        """Send a message, waiting for room.
+
+        Cancelled, it has sent nothing.
+
+        :param item: a bytes-like object; its bytes must not change until this returns
+        :raises MessageTooLongError: if it is longer than `max_message_size`
+        :raises BrokenError: if the channel has been ended
+        :raises ClosedError: if the handle is closed, now or while it waits
+        :raises CorruptError: if what is in the shared memory can't be right
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        :raises TypeError: if it is not bytes-like
+        """
         await self._sending.perform(self._attempt, self._try_send, _plain(item), True)
 
-    def _send_nowait(self, item: Buffer) -> None:
+    @immediately(_binding.Ring.send_nowait)
+    def send_nowait(self, item: Buffer) -> None:
+        """Send a message if there is room.  Parameters and exceptions are those of `send`, and
+
+        :raises WouldBlock: if there is none, or tasks wait for room already
+        """
         self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
+
+    # What the methods of the base call where that can't be done at once
+    _send = unwrap(send)
+    _send_nowait = unwrap(send_nowait)
 
     async def send_many(self, items: Iterable[Buffer]) -> None:
         """Send messages, one after the other, waiting for room for all of them.
@@ -266,19 +290,37 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         """Do what `end` does: the name that anyio has for it."""
         await self.end()
 
-    # Receiving: see also receive(), receive_nowait() and borrow() of the base
+    # Receiving: see also borrow() and borrow_nowait() of the base
 
-    async def _receive(self) -> bytes:
+    @immediately(_binding.Ring.receive)
+    async def receive(self) -> bytes:
+        """Receive the next message, waiting for one.
+
+        Cancelled, it has taken nothing: the message is still in the channel.
+
+        :raises EndOfStream: if the channel has been ended, and all has been consumed
+        :raises ClosedError: if the handle is closed, now or while it waits
+        :raises CorruptError: if what is in the shared memory can't be right
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        """
         return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
+
+    @immediately(_binding.Ring.receive_nowait)
+    def receive_nowait(self) -> bytes:
+        """Receive the next message if there is one.  Exceptions are those of `receive`, and
+
+        :raises WouldBlock: if there is none, or tasks wait for messages already
+        """
+        return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive, False)
+
+    _receive = unwrap(receive)
+    _receive_nowait = unwrap(receive_nowait)
 
     async def _next(self) -> bytes:
         try:
-            return await self._receive()
+            return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
         except (ClosedError, EndOfStream):
             raise StopAsyncIteration from None
-
-    def _receive_nowait(self) -> bytes:
-        return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive, False)
 
     async def receive_many(self, max_messages: int) -> list[bytes]:
         """Receive the next messages, as many as there are, waiting for the first.

@@ -3,6 +3,7 @@
  * The operations that need not wait are done here, whole: send, receive, __anext__ and __aenter__ of a block make an
  * Immediate (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Ring,
  * in Python; it calls the try_... methods, which return what ring.h returns, and tells the gates when to keep still.
+ * What it shows of send and the like are its own functions, decorated with these (aioipc/_waiting/_method.c).
  *
  * try_... with waiting=True that returns FULL, EMPTY or BUSY has armed the doorbell: the caller
  * may sleep until that is heard.
@@ -310,37 +311,10 @@ static PyGetSetDef Ring_getset[] = {
 };
 
 static PyMethodDef Ring_methods[] = {
-    {"send", (PyCFunction)Ring_send, METH_O,
-     PyDoc_STR(
-         "send($self, item, /)\n--\n\n"
-         "Send a message, waiting for room.\n\n"
-         "Cancelled, it has sent nothing.\n\n"
-         ":param item: a bytes-like object; its bytes must not change until this returns\n"
-         ":raises MessageTooLongError: if it is longer than `max_message_size`\n"
-         ":raises BrokenError: if the channel has been ended\n"
-         ":raises ClosedError: if the handle is closed, now or while it waits\n"
-         ":raises CorruptError: if what is in the shared memory can't be right\n"
-         ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork\n"
-         ":raises TypeError: if it is not bytes-like")},
-    {"receive", (PyCFunction)Ring_receive, METH_NOARGS,
-     PyDoc_STR(
-         "receive($self, /)\n--\n\n"
-         "Receive the next message, waiting for one.\n\n"
-         "Cancelled, it has taken nothing: the message is still in the channel.\n\n"
-         ":raises EndOfStream: if the channel has been ended, and all has been consumed\n"
-         ":raises ClosedError: if the handle is closed, now or while it waits\n"
-         ":raises CorruptError: if what is in the shared memory can't be right\n"
-         ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork")},
-    {"send_nowait", (PyCFunction)Ring_send_nowait, METH_O,
-     PyDoc_STR(
-         "send_nowait($self, item, /)\n--\n\n"
-         "Send a message if there is room.  Parameters and exceptions are those of `send`, and\n\n"
-         ":raises WouldBlock: if there is none, or tasks wait for room already")},
-    {"receive_nowait", (PyCFunction)Ring_receive_nowait, METH_NOARGS,
-     PyDoc_STR(
-         "receive_nowait($self, /)\n--\n\n"
-         "Receive the next message if there is one.  Exceptions are those of `receive`, and\n\n"
-         ":raises WouldBlock: if there is none, or tasks wait for messages already")},
+    {"send", (PyCFunction)Ring_send, METH_O, NULL},
+    {"receive", (PyCFunction)Ring_receive, METH_NOARGS, NULL},
+    {"send_nowait", (PyCFunction)Ring_send_nowait, METH_O, NULL},
+    {"receive_nowait", (PyCFunction)Ring_receive_nowait, METH_NOARGS, NULL},
     {"reserve", (PyCFunction)(void (*)(void))Ring_reserve, METH_FASTCALL | METH_KEYWORDS, Ring_reserve_doc},
     {"reserve_nowait", (PyCFunction)(void (*)(void))Ring_reserve_nowait, METH_FASTCALL | METH_KEYWORDS,
      Ring_reserve_nowait_doc},

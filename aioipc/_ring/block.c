@@ -186,9 +186,9 @@ ends_well(PyObject *const *args, Py_ssize_t count)
 
 /* The types ------------------------------------------------------------------ */
 
-static const struct immediate_kind enter_kind = {"__aenter__()", attempt_enter, perform_enter, .lends = true};
-static const struct immediate_kind leave_well_kind = {"__aexit__()", leave_well, NULL};
-static const struct immediate_kind leave_badly_kind = {"__aexit__()", leave_badly, NULL};
+static const struct immediate_kind enter_kind = {"AsyncBlock.__aenter__", attempt_enter, perform_enter, .lends = true};
+static const struct immediate_kind leave_well_kind = {"AsyncBlock.__aexit__", leave_well, NULL};
+static const struct immediate_kind leave_badly_kind = {"AsyncBlock.__aexit__", leave_badly, NULL};
 
 static PyObject *
 AsyncBlock_aenter(AnyBlock *self, PyObject *Py_UNUSED(ignored))

@@ -151,11 +151,11 @@ perform_next(PyObject *owner, PyObject *Py_UNUSED(argument))
     return PyObject_CallMethodNoArgs(owner, str_next);
 }
 
-static const struct immediate_kind receive_kind = {"receive()", attempt_receive, perform_receive};
+static const struct immediate_kind receive_kind = {"Channel.receive", attempt_receive, perform_receive};
 static const struct immediate_kind receive_nowait_kind = {
-    "receive_nowait()", attempt_receive, perform_receive_nowait,
+    "Channel.receive_nowait", attempt_receive, perform_receive_nowait,
 };
-static const struct immediate_kind next_kind = {"__anext__()", attempt_receive, perform_next};
+static const struct immediate_kind next_kind = {"Channel.__anext__", attempt_receive, perform_next};
 
 PyObject *
 Ring_receive(Ring *self, PyObject *Py_UNUSED(ignored))

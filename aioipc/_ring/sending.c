@@ -89,8 +89,8 @@ perform_send_nowait(PyObject *owner, PyObject *item)
     return PyObject_CallMethodOneArg(owner, str_send_nowait, item);
 }
 
-static const struct immediate_kind send_kind = {"send()", attempt_send, perform_send};
-static const struct immediate_kind send_nowait_kind = {"send_nowait()", attempt_send, perform_send_nowait};
+static const struct immediate_kind send_kind = {"Channel.send", attempt_send, perform_send};
+static const struct immediate_kind send_nowait_kind = {"Channel.send_nowait", attempt_send, perform_send_nowait};
 
 PyObject *
 Ring_send(Ring *self, PyObject *item)

@@ -121,8 +121,7 @@ Immediate_finalize(Immediate *self)
         return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%.100s.%s was never awaited", Py_TYPE(self->owner)->tp_name,
-                         self->kind->name) < 0)
+    if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%s() was never awaited", self->kind->name) < 0)
         PyErr_WriteUnraisable((PyObject *)self);
     PyErr_Restore(type, value, traceback);
 }
@@ -140,7 +139,7 @@ Immediate_dealloc(Immediate *self)
 static PySendResult
 reused(Immediate *self, PyObject **result)
 {
-    PyErr_Format(PyExc_RuntimeError, "cannot reuse an awaited %s", self->kind->name);
+    PyErr_Format(PyExc_RuntimeError, "cannot reuse an awaited %s()", self->kind->name);
     *result = NULL;
     return PYGEN_ERROR;
 }
@@ -327,6 +326,30 @@ Immediate_close(Immediate *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+static PyObject *
+Immediate_name(Immediate *self, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(strrchr(self->kind->name, '.') + 1);
+}
+
+static PyObject *
+Immediate_qualname(Immediate *self, void *Py_UNUSED(closure))
+{
+    return PyUnicode_FromString(self->kind->name);
+}
+
+static PyObject *
+Immediate_repr(Immediate *self)
+{
+    return PyUnicode_FromFormat("<Immediate object %s at %p>", self->kind->name, self);
+}
+
+static PyGetSetDef Immediate_getset[] = {
+    {"__name__", (getter)Immediate_name, NULL, PyDoc_STR("As of a coroutine: that of the method."), NULL},
+    {"__qualname__", (getter)Immediate_qualname, NULL, PyDoc_STR("As of a coroutine: that of the method."), NULL},
+    {NULL},
+};
+
 static PyMethodDef Immediate_methods[] = {
     {"send", (PyCFunction)Immediate_send, METH_O, PyDoc_STR("As of a coroutine.")},
     {"throw", (PyCFunction)Immediate_throw, METH_VARARGS, PyDoc_STR("As of a coroutine.")},
@@ -352,5 +375,7 @@ PyTypeObject Immediate_type = {
     .tp_as_async = &Immediate_async,
     .tp_iter = PyObject_SelfIter,
     .tp_iternext = (iternextfunc)Immediate_iternext,
+    .tp_repr = (reprfunc)Immediate_repr,
+    .tp_getset = Immediate_getset,
     .tp_methods = Immediate_methods,
 };

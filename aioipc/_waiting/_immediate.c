@@ -122,7 +122,7 @@ perform(PyObject *owner, PyObject *Py_UNUSED(argument))
     return PyObject_CallNoArgs(((Iterator *)owner)->perform);
 }
 
-static const struct immediate_kind next_kind = {"__anext__()", attempt, perform};
+static const struct immediate_kind next_kind = {"Iterator.__anext__", attempt, perform};
 
 static PyObject *
 Iterator_anext(Iterator *self)
@@ -163,6 +163,10 @@ module_record(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
 }
 
 static PyMethodDef module_methods[] = {
+    {"immediately", module_immediately, METH_O,
+     PyDoc_STR("immediately(fast) -> decorator\n\n"
+               "A method that is called as fast is, which is one in C of a base of the class, and known as the function\n"
+               "that is decorated.  Calls that fast can't take go to the function, which does the same.")},
     {"record", (PyCFunction)(void (*)(void))module_record, METH_FASTCALL,
      PyDoc_STR("record(kind, fields) -> kind\n\nA record with the fields of a tuple.")},
     {NULL, NULL, 0, NULL},
@@ -184,7 +188,7 @@ static struct PyModuleDef module = {
 PyMODINIT_FUNC
 PyInit__immediate(void)
 {
-    if (PyType_Ready(&Immediate_type) < 0)
+    if (PyType_Ready(&Immediate_type) < 0 || PyType_Ready(&Method_type) < 0)
         return NULL;
     if (immediate_no_arguments == NULL && (immediate_no_arguments = PyTuple_New(0)) == NULL)
         return NULL;

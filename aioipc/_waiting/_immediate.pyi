@@ -1,9 +1,11 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, final
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 _T = TypeVar("_T", bound=tuple[Any, ...])
 _T_co = TypeVar("_T_co", covariant=True, bound=tuple[Any, ...])
 
+def immediately(fast: Callable[..., Any], /) -> Callable[[_F], _F]: ...
 def record(kind: type[_T], fields: tuple[Any, ...], /) -> _T: ...
 
 @final

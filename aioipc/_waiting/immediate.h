@@ -6,6 +6,7 @@
  *
  *   _gate.c       Gate says whether an operation may try at once;
  *   _awaitable.c  Immediate is an awaitable that finishes without suspending when the try succeeds;
+ *   _method.c     immediately makes of a function in Python a method that such an operation does in C;
  *   _immediate.c  the module; Iterator, the object behind "async for" over a kernel object; record.
  *
  * Other extension modules of this package get at Immediate through a capsule.
@@ -31,7 +32,7 @@ struct immediate_line {
 
 /* A kind of operation. */
 struct immediate_kind {
-    const char *name;       /* for error messages */
+    const char *name;       /* its __qualname__: Class.method */
     /* Try.  NULL without an exception: it would have to wait, or failed, and took nothing.  NULL with one, as for want
      * of memory: that is raised. */
     PyObject *(*attempt)(PyObject *owner, PyObject *argument);
@@ -79,8 +80,9 @@ import_immediate(void)
 
 /* Within the module. */
 #else
-extern PyTypeObject Gate_type, Immediate_type;
+extern PyTypeObject Gate_type, Immediate_type, Method_type;
 extern PyObject *immediate_no_arguments;    /* () */
+PyObject *module_immediately(PyObject *module, PyObject *fast);
 int gate_count_forks(void);
 bool gate_enter(Gate *self);
 bool gate_is_free(const Gate *self);

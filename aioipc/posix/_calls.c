@@ -6,7 +6,8 @@
  *
  * The operations that need not wait are done here, whole: send, receive and __anext__ make an Immediate
  * (aioipc/_waiting/immediate.h).  Everything else, waiting above all, is done by the class derived from Queue, in
- * Python; it calls the _try_... methods, whose errors are plain OSErrors with their errno.
+ * Python; it calls the _try_... methods, whose errors are plain OSErrors with their errno.  What it shows of send and the
+ * like are its own functions, decorated with these (aioipc/_waiting/_method.c).
  *
  * No call blocks.  So it keeps the GIL, unless it may copy a LONG_COPY.
  */
@@ -213,13 +214,13 @@ perform_send_nowait(PyObject *owner, PyObject *arguments)
     return call(owner, str_send_nowait, arguments);
 }
 
-static const struct immediate_kind send_kind = {"send()", attempt_send, perform_send};
-static const struct immediate_kind send_nowait_kind = {"send_nowait()", attempt_send, perform_send_nowait};
+static const struct immediate_kind send_kind = {"MessageQueue.send", attempt_send, perform_send};
+static const struct immediate_kind send_nowait_kind = {"MessageQueue.send_nowait", attempt_send, perform_send_nowait};
 
-/* What send() and send_nowait() are called with.  By hand: PyArg_ParseTupleAndKeywords and what it needs take a quarter
- * of the time of the whole operation. */
+/* What send() and send_nowait() are called with, or NotImplemented if that can't be right.  By hand:
+ * PyArg_ParseTupleAndKeywords and what it needs take a quarter of the time of the whole operation. */
 static PyObject *
-parse_send(const struct immediate_kind *kind, PyObject *const *args, Py_ssize_t count, PyObject *names)
+parse_send(PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *given[] = {NULL, Py_None};    /* item, priority */
     Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
@@ -234,19 +235,17 @@ parse_send(const struct immediate_kind *kind, PyObject *const *args, Py_ssize_t 
         if (is_right)
             given[place] = args[count + i];
     }
-    if (!is_right || given[0] == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s takes an item and, where it is given, a priority", kind->name);
-        return NULL;
-    }
+    if (!is_right || given[0] == NULL)
+        return Py_NewRef(Py_NotImplemented);
     return PyTuple_Pack(2, given[0], given[1]);
 }
 
 static PyObject *
 Queue_send(Queue *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *arguments = parse_send(&send_kind, args, count, names);
-    if (arguments == NULL)
-        return NULL;
+    PyObject *arguments = parse_send(args, count, names);
+    if (arguments == NULL || arguments == Py_NotImplemented)
+        return arguments;
     PyObject *made = immediate->make(&send_kind, (PyObject *)self, &self->sending, arguments);
     Py_DECREF(arguments);
     return made;
@@ -255,9 +254,9 @@ Queue_send(Queue *self, PyObject *const *args, Py_ssize_t count, PyObject *names
 static PyObject *
 Queue_send_nowait(Queue *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *arguments = parse_send(&send_nowait_kind, args, count, names);
-    if (arguments == NULL)
-        return NULL;
+    PyObject *arguments = parse_send(args, count, names);
+    if (arguments == NULL || arguments == Py_NotImplemented)
+        return arguments;
     PyObject *result = immediate->now(&send_nowait_kind, (PyObject *)self, &self->sending, arguments);
     Py_DECREF(arguments);
     return result;
@@ -300,11 +299,11 @@ perform_next(PyObject *owner, PyObject *Py_UNUSED(argument))
     return PyObject_CallMethodNoArgs(owner, str_next);
 }
 
-static const struct immediate_kind receive_kind = {"receive()", attempt_receive, perform_receive};
+static const struct immediate_kind receive_kind = {"MessageQueue.receive", attempt_receive, perform_receive};
 static const struct immediate_kind receive_nowait_kind = {
-    "receive_nowait()", attempt_receive, perform_receive_nowait,
+    "MessageQueue.receive_nowait", attempt_receive, perform_receive_nowait,
 };
-static const struct immediate_kind next_kind = {"__anext__()", attempt_receive, perform_next};
+static const struct immediate_kind next_kind = {"MessageQueue.__anext__", attempt_receive, perform_next};
 
 static PyObject *
 Queue_receive(Queue *self, PyObject *Py_UNUSED(ignored))
@@ -339,37 +338,10 @@ static PyMemberDef Queue_members[] = {
 };
 
 static PyMethodDef Queue_methods[] = {
-    {"send", (PyCFunction)(void (*)(void))Queue_send, METH_FASTCALL | METH_KEYWORDS,
-     PyDoc_STR(
-         "send($self, /, item, priority=None)\n--\n\n"
-         "Send a message, waiting while the queue is full: mq_send(3).\n\n"
-         "Cancelled, it has sent nothing.\n\n"
-         ":param item: a bytes-like object, or a `Message` as another queue delivered it\n"
-         ":param priority: 0 to 32767; by default 0, or that of the `Message`\n"
-         ":raises MessageTooLongError: if it has more than `max_message_size` bytes\n"
-         ":raises AccessError: if the handle was opened with `write=False`\n"
-         ":raises ClosedError: if the handle is closed, now or while it waits\n"
-         ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork\n"
-         ":raises TypeError: if it is not bytes-like\n"
-         ":raises ValueError: if the priority is out of range")},
-    {"receive", (PyCFunction)Queue_receive, METH_NOARGS,
-     PyDoc_STR(
-         "receive($self, /)\n--\n\n"
-         "Receive the oldest of the messages with the highest priority, waiting for one: mq_receive(3).\n\n"
-         "Cancelled, it has taken nothing: the message is still in the queue.\n\n"
-         ":raises AccessError: if the handle was opened with `read=False`\n"
-         ":raises ClosedError: if the handle is closed, now or while it waits\n"
-         ":raises RuntimeError: if it belongs to another event loop, or was inherited by a fork")},
-    {"send_nowait", (PyCFunction)(void (*)(void))Queue_send_nowait, METH_FASTCALL | METH_KEYWORDS,
-     PyDoc_STR(
-         "send_nowait($self, /, item, priority=None)\n--\n\n"
-         "Send a message if that is possible at once.  Parameters and exceptions are those of `send`, and\n\n"
-         ":raises WouldBlock: if the queue is full, or tasks wait for room already")},
-    {"receive_nowait", (PyCFunction)Queue_receive_nowait, METH_NOARGS,
-     PyDoc_STR(
-         "receive_nowait($self, /)\n--\n\n"
-         "Receive a message if there is one.  Exceptions are those of `receive`, and\n\n"
-         ":raises WouldBlock: if the queue is empty, or tasks wait for messages already")},
+    {"send", (PyCFunction)(void (*)(void))Queue_send, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"receive", (PyCFunction)Queue_receive, METH_NOARGS, NULL},
+    {"send_nowait", (PyCFunction)(void (*)(void))Queue_send_nowait, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"receive_nowait", (PyCFunction)Queue_receive_nowait, METH_NOARGS, NULL},
     {"_try_send", (PyCFunction)Queue_try_send, METH_VARARGS, PyDoc_STR("_try_send(data, priority) -> None")},
     {"_try_receive", (PyCFunction)Queue_try_receive, METH_NOARGS, PyDoc_STR("_try_receive() -> message")},
     {NULL},

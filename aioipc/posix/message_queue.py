@@ -8,12 +8,14 @@ which can tell one process about one message, nor threads are needed.
 from __future__ import annotations
 
 import os
+from inspect import unwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
 
 from aioipc._arguments import check_range, message_bytes
 from aioipc._lifetime import Messages, create_or_find, until_closed
+from aioipc._waiting._immediate import immediately
 from aioipc._waiting.readiness import Descriptor
 from aioipc.errors import MessageTooLongError, from_errno
 from aioipc.posix import _calls
@@ -186,15 +188,38 @@ class MessageQueue(_calls.Queue, Messages[Message]):
 
     _remove_object = unlink
 
-    # Sending: see also send() and send_nowait() of the base
+    # Sending
 
-    async def _send(self, item: Buffer | Message, priority: int | None = None) -> None:
+    @immediately(_calls.Queue.send)
+    async def send(self, item: Buffer | Message, priority: int | None = None) -> None:
+        """Send a message, waiting while the queue is full: mq_send(3).
+
+        Cancelled, it has sent nothing.
+
+        :param item: a bytes-like object, or a `Message` as another queue delivered it
+        :param priority: 0 to 32767; by default 0, or that of the `Message`
+        :raises MessageTooLongError: if it has more than `max_message_size` bytes
+        :raises AccessError: if the handle was opened with `write=False`
+        :raises ClosedError: if the handle is closed, now or while it waits
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        :raises TypeError: if it is not bytes-like
+        :raises ValueError: if the priority is out of range
+        """
         data, priority = self._outgoing(item, priority)
         await self._descriptor.writing.perform(self._attempt_send, data, priority)
 
-    def _send_nowait(self, item: Buffer | Message, priority: int | None = None) -> None:
+    @immediately(_calls.Queue.send_nowait)
+    def send_nowait(self, item: Buffer | Message, priority: int | None = None) -> None:
+        """Send a message if that is possible at once.  Parameters and exceptions are those of `send`, and
+
+        :raises WouldBlock: if the queue is full, or tasks wait for room already
+        """
         data, priority = self._outgoing(item, priority)
         self._descriptor.writing.perform_nowait(self._attempt_send, data, priority)
+
+    # What the methods of the base call where that can't be done at once
+    _send = unwrap(send)
+    _send_nowait = unwrap(send_nowait)
 
     def _outgoing(self, item: Buffer | Message, priority: int | None) -> tuple[bytes, int]:
         """Check what is to be sent."""
@@ -218,16 +243,33 @@ class MessageQueue(_calls.Queue, Messages[Message]):
             one_way = "receiving only: open it with write=True"
             raise explain(error, self.name, closed=self._descriptor.closed, busy="full", one_way=one_way) from None
 
-    # Receiving: see also receive() and receive_nowait() of the base
+    # Receiving
 
-    async def _receive(self) -> Message:
+    @immediately(_calls.Queue.receive)
+    async def receive(self) -> Message:
+        """Receive the oldest of the messages with the highest priority, waiting for one: mq_receive(3).
+
+        Cancelled, it has taken nothing: the message is still in the queue.
+
+        :raises AccessError: if the handle was opened with `read=False`
+        :raises ClosedError: if the handle is closed, now or while it waits
+        :raises RuntimeError: if it belongs to another event loop, or was inherited by a fork
+        """
         return await self._descriptor.reading.perform(self._attempt_receive)
+
+    @immediately(_calls.Queue.receive_nowait)
+    def receive_nowait(self) -> Message:
+        """Receive a message if there is one.  Exceptions are those of `receive`, and
+
+        :raises WouldBlock: if the queue is empty, or tasks wait for messages already
+        """
+        return self._descriptor.reading.perform_nowait(self._attempt_receive)
+
+    _receive = unwrap(receive)
+    _receive_nowait = unwrap(receive_nowait)
 
     def _next(self) -> Coroutine[Any, Any, Message]:
         return until_closed(self._receive)
-
-    def _receive_nowait(self) -> Message:
-        return self._descriptor.reading.perform_nowait(self._attempt_receive)
 
     def _attempt_receive(self) -> Message:
         try:
