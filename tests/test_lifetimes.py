@@ -6,6 +6,7 @@ import asyncio
 import copy
 import gc
 import inspect
+import os
 import pickle
 import pydoc
 import warnings
@@ -67,6 +68,21 @@ def test_the_block_of_a_closed_handle_can_not_be_entered(handle: Any) -> None:
     if hasattr(handle, "aclose"):
         with pytest.raises(ClosedError, match="is closed"):
             handle.__aenter__().send(None)
+
+
+@pytest.mark.parametrize("kind", ["posix.MessageQueue", "posix.SharedMemory", "Channel"])
+def test_what_is_collected_where_warnings_are_errors_is_closed(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable = []
+    monkeypatch.setattr("sys.unraisablehook", lambda told: unraisable.append(told.exc_type))
+    with KINDS[kind](name) as made, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = os.listdir("/proc/self/fd")
+        type(made).open(name)
+        gc.collect()
+        assert os.listdir("/proc/self/fd") == before
+    assert unraisable == [ResourceWarning]
 
 
 def test_who_calls_a_class_hears_what_makes_a_handle(handle: Any) -> None:

@@ -306,10 +306,14 @@ class MessageQueue(WaitingObject, Messages[Message]):
         """
         line = self._receiving(type, exclude, truncate)
 
-        def step() -> Coroutine[Any, Any, Message]:  # holds the handle: nobody else may do so
-            return until_closed(lambda: self.receive(type, exclude=exclude, truncate=truncate))
+        def step() -> Coroutine[Any, Any, Message]:  # holds the handle and the line: nobody else may do so
+            return until_closed(lambda: self._receive_in(line))
 
         return Iterator(line.gate, line.call.attempt, Message, step)
+
+    async def _receive_in(self, line: CallLine) -> Message:
+        message: Message = await line.perform(line.call)
+        return message
 
     def __aiter__(self) -> AsyncIterator[Message]:  # type: ignore[override]
         """Go over all messages as they arrive, until the handle is closed."""

@@ -420,10 +420,10 @@ asyncio.run(main())
 @pytest.mark.parametrize("is_watched", [True, False])
 @pytest.mark.anyio
 async def test_the_places_of_the_dead_are_free(name: str, peer: str, is_watched: bool) -> None:
-    own = Channel.create(name, capacity=2**14, persist=True)
-    if not is_watched:
-        own.close()
-    with own:
+    with ExitStack() as stack:
+        own = stack.enter_context(Channel.create(name, capacity=2**14))
+        if not is_watched:
+            own.close()
         for _ in range(3):
             with stopped(peer, name, "crowd stop", stdout=subprocess.PIPE) as process:
                 with pytest.raises(aioipc.LimitError, match="256"):

@@ -6,7 +6,7 @@ import errno
 import gc
 import subprocess
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -282,6 +282,33 @@ async def test_removed_under_waiters(remove: str) -> None:
                 use()
         with pytest.raises(aioipc.RemovedError):
             await anext(queue.messages())
+
+
+async def test_an_iteration_is_in_line_also_after_many_other_types() -> None:
+    """As a service has it that receives each answer by a type of its own."""
+    async with MessageQueue.create(None) as queue, anyio.create_task_group() as group:
+        iterator = queue.messages(type=1)
+        for type in range(2, 200):
+            with pytest.raises(aioipc.WouldBlock):
+                queue.receive_nowait(type=type)
+        received: list[object] = []
+
+        async def receive(step: Callable[[], Awaitable[object]]) -> None:
+            received.append((step, await step()))
+
+        first, second = partial(queue.receive, 1), anext_of(iterator)
+        group.start_soon(receive, first)
+        await until_waiting(queue, receive=1)
+        queue.send_nowait(b"one")
+        group.start_soon(receive, second)
+        await until(lambda: len(received) == 1)
+        queue.send_nowait(b"two")
+        await until(lambda: len(received) == 2)
+        assert received == [(first, (b"one", 1)), (second, (b"two", 1))]
+        queue.send_nowait(b"left")
+        queue.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(iterator)
 
 
 def anext_of(messages: AsyncIterator[object]) -> Callable[[], object]:
