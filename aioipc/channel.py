@@ -103,7 +103,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._id = files.bell_id
         try:
             self._watch = _deaths.watch(name)
-            handle = Doorbells(self._listen, self._deafen, self._watch.fileno, f"channel {name}")
+            handle = Doorbells(self._listen, self._deafen, self._watch.reports, f"channel {name}")
             super().__init__(handle.writing.gate, handle.reading.gate)
             self._watch.add((files.messages, files.room), self, name)
             try:
