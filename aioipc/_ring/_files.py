@@ -132,6 +132,10 @@ def _complete(name: str, files: Files, capacity: int, mode: int) -> None:
         _open_all(name, files)
         give_name(files.memory, name, _KIND)
     except BaseException as error:
+        status = os.fstat(files.memory)
+        if status.st_nlink > 0:  # interrupted when it had its name
+            with suppress(Error):  # others may have removed it
+                _shm.unlink(name, _KIND, status)
         _unlink(paths)
         if isinstance(error, OSError) and not isinstance(error, Error):
             raise explain(error, name) from None

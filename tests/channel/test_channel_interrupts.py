@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import anyio
 import pytest
-from conftest import in_child, until
+from conftest import doorbells, in_child, until
 
 from aioipc import Channel
 
@@ -97,6 +97,45 @@ def test_a_child_has_nothing_of_what_another_thread_opens(name: str, races: int)
                     thread.join()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_interrupted_as_it_gets_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link_and_interrupt(*arguments: object, **options: object) -> None:
+        link(*arguments, **options)  # type: ignore[arg-type]
+        bells.extend(doorbells(name))
+        raise KeyboardInterrupt
+
+    link = os.link
+    bells: list[os.PathLike[str]] = []
+    monkeypatch.setattr(os, "link", link_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Channel.create(name)
+    monkeypatch.undo()
+    assert len(bells) == 2
+    assert not any(map(os.path.exists, ["/dev/shm" + name, *bells]))
+    with Channel.create(name):
+        pass
+
+
+def test_interrupted_before_another_takes_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one stays."""
+
+    def link_and_interrupt(*arguments: object, **options: object) -> None:
+        link(*arguments, **options)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        found = doorbells(name)
+        os.unlink("/dev/shm" + name)
+        others.append(Channel.create(name))
+        assert doorbells(name) != found
+        raise KeyboardInterrupt
+
+    link = os.link
+    others: list[Channel] = []
+    monkeypatch.setattr(os, "link", link_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Channel.create(name)
+    with others.pop():
+        Channel.open(name).close()
 
 
 @pytest.fixture
