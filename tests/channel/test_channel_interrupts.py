@@ -14,7 +14,9 @@ import anyio
 import pytest
 from conftest import doorbells, in_child, until
 
+import aioipc
 from aioipc import Channel
+from aioipc.posix import MessageQueue
 
 CHILD = """
 import os, sys, threading, time
@@ -210,3 +212,61 @@ def test_interrupted_between_its_descriptors(
             assert descriptors() == before
         monkeypatch.undo()
         assert number >= 2
+
+
+# The first wait ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["listen", "watch"])
+@pytest.mark.anyio
+async def test_interrupted_in_its_first_wait_a_handle_can_wait_again(
+    name: str, where: str, descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen(direction: int) -> int:
+        if direction == 1:
+            raise KeyboardInterrupt
+        return int(original(direction))
+
+    def watch(*arguments: object, **options: object) -> None:
+        original(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with Channel.create(name) as channel:
+        before = descriptors()
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                original = getattr(channel._doorbells, f"_{where}")
+                patch.setattr(channel._doorbells, f"_{where}", listen if where == "listen" else watch)
+                with pytest.raises(KeyboardInterrupt):
+                    await channel.receive()
+            assert descriptors() <= before + 2
+        async with anyio.create_task_group() as group:
+            group.start_soon(channel.receive)
+            await until(lambda: channel.statistics().tasks_waiting_receive == 1)
+            channel.send_nowait(b"message")
+        assert descriptors() == before + 2
+
+
+@pytest.mark.parametrize("make", [Channel.create, MessageQueue.create])
+@pytest.mark.anyio
+async def test_interrupted_as_it_gets_in_line_it_leaves_no_ghost(
+    name: str, make: Callable[[str], Channel | MessageQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(name) as handle:
+        with anyio.move_on_after(0.001):
+            await handle.receive()
+        places = handle._receiving.places if isinstance(handle, Channel) else handle._handle.reading.places
+        assert places is not None
+        join = places.join
+
+        def join_and_interrupt(*arguments: object) -> object:
+            join(*arguments)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(places, "join", join_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            await handle.receive()
+        monkeypatch.undo()
+        assert handle.statistics().tasks_waiting_receive == 0
+        with pytest.raises(aioipc.WouldBlock, match="empty"):
+            handle.receive_nowait()
