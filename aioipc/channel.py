@@ -104,35 +104,38 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
         self._identity = os.fstat(files.memory)
         self._id = files.bell_id
         try:
-            self._watch = _deaths.watch(name)
-            handle = Doorbells(self._listen, self._deafen, self._watch.fileno, f"channel {name}")
+            self._watch = watch = _deaths.watch(name)
+            handle = Doorbells(self._listen, self._deafen, watch.reports, f"channel {name}")
             super().__init__(handle.writing.gate, handle.reading.gate)
-            self._watch.add((files.messages, files.room), self, name)
             try:
+                watch.add(files.descriptors[1::2], self, name)
                 self._join_ring(files)
+                self._sending = handle.writing
+                self._receiving = handle.reading
+                self._doorbells = self._handle = handle
             except BaseException:
-                self._watch.remove(self)
+                watch.remove(self)
                 raise
         except BaseException:
             if self._joined:  # and then interrupted
-                self._leave()
-            else:
-                _files.close(files.descriptors[1:])
+                files.give()
+            # Nobody is to close once more what is closed now.
             self._handle = Handle(f"channel {name}")
             self._handle.closed = True
+            self._leave()
             raise
         finally:
-            os.close(files.memory)
-        self._doorbells = self._handle = handle
-        self._sending = handle.writing
-        self._receiving = handle.reading
+            files.close()
         self.capacity = self._capacity
         self.max_message_size = _binding.longest(self.capacity)
         self.reap_dead()
 
     def _join_ring(self, files: _files.Files) -> None:
         try:
-            result = self._join(*files.descriptors)
+            with _files.forks:
+                result = self._join(*files.descriptors)
+                if result == _binding.OK:
+                    files.give()
         except OSError as error:
             words = f"no address space: {_limits.explain_address_space()}" if error.errno == errno.ENOMEM else None
             raise from_errno(error.errno or 0, self.name, words) from None

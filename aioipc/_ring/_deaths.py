@@ -22,6 +22,7 @@ from weakref import ReferenceType, ref
 from aioipc import _limits
 from aioipc._ring import _binding
 from aioipc._waiting._immediate import Gate
+from aioipc._waiting._reports import Reports
 from aioipc.errors import LimitError, from_errno
 
 _EVENT = struct.Struct("iIII")
@@ -47,6 +48,7 @@ class Watch:
             self.fileno = _binding.watch_closes()
         except OSError as error:
             raise _explain(error, "fs.inotify.max_user_instances", name) from None
+        self.reports = Reports(self.fileno, self.look)
 
     def add(self, descriptors: Iterable[int], peer: Peer, name: str) -> None:
         """From now on, tell this peer when somebody has closed one of these files."""
@@ -73,7 +75,7 @@ class Watch:
                     _binding.remove_watch(self.fileno, number)
 
     def look(self) -> None:
-        """Pass on what news there is.
+        """Pass on what news there is.  Whoever waits for what a dead peer had is woken by its doorbell.
 
         :raises Error: if it can't be read
         """

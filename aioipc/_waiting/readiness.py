@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import trio
 
     from aioipc._waiting._immediate import Gate
+    from aioipc._waiting._reports import Reports, Watcher
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -56,10 +57,12 @@ class Descriptor(Handle):
     def _bound(self, on_trio: bool) -> None:
         self._watch(on_trio, self._fileno, self._fileno, is_writable=True)
 
-    def _watch(self, on_trio: bool, reading: int, writing: int, *, is_writable: bool) -> None:
+    def _watch(
+        self, on_trio: bool, reading: int, writing: int, *, is_writable: bool, watcher: Watcher | None = None
+    ) -> None:
         kind = _TrioPlaces if on_trio else _AsyncioPlaces
-        self.reading.places = kind(self, reading, self.reading.gate, writing=False)
-        self.writing.places = kind(self, writing, self.writing.gate, writing=is_writable)
+        self.reading.places = kind(self, reading, self.reading.gate, watcher, writing=False)
+        self.writing.places = kind(self, writing, self.writing.gate, watcher, writing=is_writable)
 
     def close(self) -> None:
         """Wake every waiting task with `ClosedError`, and let go of the loop.  Safe to call again."""
@@ -76,29 +79,33 @@ class Descriptor(Handle):
 class Doorbells(Descriptor):
     """Epoll descriptors that become readable when it may be possible to read, and to write.
 
-    They are made when they are needed, and each watches one more descriptor, which concerns both.
+    They are made when they are needed.  While tasks wait, their loop watches for reports as well.
     """
 
-    def __init__(self, listen: Callable[[int], int], deafen: Callable[[], None], both: int, what: str) -> None:
+    def __init__(self, listen: Callable[[int], int], deafen: Callable[[], None], reports: Reports, what: str) -> None:
         """
         :param listen: makes that for reading, 0, or for writing, 1
         :param deafen: is called before they are closed
+        :param reports: of what may make it possible, too
         """
         super().__init__(-1, what)
         self._listen = listen
         self._deafen = deafen
-        self._both = both
+        self._reports = reports
         self._polls: list[select.epoll] = []
 
     def _bound(self, on_trio: bool) -> None:
+        self._close_polls()  # what a first wait has left that was interrupted
         try:
-            for direction in (0, 1):
-                self._polls.append(select.epoll.fromfd(self._listen(direction)))
-                self._polls[-1].register(self._both, select.EPOLLIN)
-        except OSError as error:
+            # In one step, which no signal handler can interrupt: each belongs to somebody as soon as it is there.
+            self._polls.extend(map(select.epoll.fromfd, map(self._listen, (0, 1))))
+        except BaseException as error:
             self._close_polls()
-            raise _explain(error, self.what) from None
-        self._watch(on_trio, *(poll.fileno() for poll in self._polls), is_writable=False)
+            if isinstance(error, OSError):
+                raise _explain(error, self.what) from None
+            raise
+        reading, writing = (poll.fileno() for poll in self._polls)
+        self._watch(on_trio, reading, writing, is_writable=False, watcher=self._reports.watcher())
 
     def close(self) -> None:
         if not self.closed:
@@ -126,8 +133,9 @@ class Direction(Line):
     async def _wait(self, attempt: Callable[[Unpack[_Ts]], _T], *args: *_Ts) -> _T:
         places = self.places
         assert places is not None
-        place = places.join()
+        place = object()
         try:
+            places.join(place)
             while True:
                 await places.turn(place)
                 self._handle.check()
@@ -142,29 +150,33 @@ class Direction(Line):
 class _Places(ABC):
     """The places in line of the tasks that wait for one direction of a descriptor."""
 
-    def __init__(self, handle: Descriptor, fileno: int, gate: Gate, *, writing: bool) -> None:
+    def __init__(
+        self, handle: Descriptor, fileno: int, gate: Gate, watcher: Watcher | None = None, *, writing: bool
+    ) -> None:
+        """
+        :param watcher: of what is to be watched as well while somebody waits here
+        """
         # An OrderedDict finds its first and drops any in constant time; a dict that has
         # lost its first ten thousand keys looks at all of them to find the next.
         self.taken: OrderedDict[object, Any] = OrderedDict()
         self._handle = handle
         self._fileno = fileno
         self._gate = gate
+        self._watcher = watcher
         self._writing = writing
 
     def first(self) -> Any:
         """What the first in line has left at its place, None if nobody waits."""
         return next(iter(self.taken.values()), None)
 
-    def join(self) -> object:
+    def join(self, place: object) -> None:
         """Take the last place in line; whoever comes now must come after."""
-        place = object()
         self.taken[place] = None
         self._gate.held = True
-        return place
 
     def leave(self, place: object) -> None:
         """Give up a place: served, or cancelled."""
-        del self.taken[place]
+        self.taken.pop(place, None)  # interrupted, it may not have taken it
         if not self.taken and not self._handle.closed:
             self._gate.held = False
         self._gate.renew()
@@ -179,6 +191,10 @@ class _Places(ABC):
         """A place was given up."""
 
     @abstractmethod
+    def try_again(self) -> None:
+        """Wake the first in line, as if the descriptor were ready."""
+
+    @abstractmethod
     def close(self) -> None:
         """Wake all; the handle is closed already."""
 
@@ -186,8 +202,10 @@ class _Places(ABC):
 class _AsyncioPlaces(_Places):
     """On asyncio and its like: one reader or writer in the loop, and a turn for each place."""
 
-    def __init__(self, handle: Descriptor, fileno: int, gate: Gate, *, writing: bool) -> None:
-        super().__init__(handle, fileno, gate, writing=writing)
+    def __init__(
+        self, handle: Descriptor, fileno: int, gate: Gate, watcher: Watcher | None = None, *, writing: bool
+    ) -> None:
+        super().__init__(handle, fileno, gate, watcher, writing=writing)
         self._loop = asyncio.get_running_loop()
         self._watched = False
         self._serving = False
@@ -205,9 +223,13 @@ class _AsyncioPlaces(_Places):
             self._watched = True
             try:
                 add(self._fileno, self._ready)
-            except OSError as error:
+                if self._watcher is not None:
+                    self._watcher.attend(self)
+            except BaseException as error:
                 self._unwatch()
-                raise _explain(error, self._handle.what) from None
+                if isinstance(error, OSError):
+                    raise _explain(error, self._handle.what) from None
+                raise
 
     def _ready(self) -> None:
         turn: _turns.Turn | None = self.first()
@@ -235,17 +257,22 @@ class _AsyncioPlaces(_Places):
             try:
                 self._watch()
             except Error:  # so the first in line tries that itself, and hears of it; when it has left, the next
-                turn: _turns.Turn | None = self.first()
-                if turn is not None:
-                    _turns.come_soon(turn)
+                self.try_again()
 
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
+            if self._watcher is not None:
+                self._watcher.dismiss(self)
             # After a fork the selector is the parent's too: to unregister would end its wait.
             if not self._loop.is_closed() and not self._gate.inherited:
                 remove = self._loop.remove_writer if self._writing else self._loop.remove_reader
                 remove(self._fileno)
+
+    def try_again(self) -> None:
+        turn: _turns.Turn | None = self.first()
+        if turn is not None:
+            _turns.come_soon(turn)
 
     def close(self) -> None:
         self._unwatch()
@@ -268,8 +295,10 @@ def _explain(error: OSError, what: str) -> Error:
 class _TrioPlaces(_Places):
     """On trio, where one task at a time may wait for a descriptor: the first in line."""
 
-    def __init__(self, handle: Descriptor, fileno: int, gate: Gate, *, writing: bool) -> None:
-        super().__init__(handle, fileno, gate, writing=writing)
+    def __init__(
+        self, handle: Descriptor, fileno: int, gate: Gate, watcher: Watcher | None = None, *, writing: bool
+    ) -> None:
+        super().__init__(handle, fileno, gate, watcher, writing=writing)
         self._trio = sys.modules["trio"]
 
     async def turn(self, place: object) -> None:
@@ -281,13 +310,23 @@ class _TrioPlaces(_Places):
             return
         lowlevel = self._trio.lowlevel
         wait = lowlevel.wait_writable if self._writing else lowlevel.wait_readable
-        with suppress(self._trio.ClosedResourceError):
-            await wait(self._fileno)
+        try:
+            if self._watcher is not None:
+                self._watcher.attend(self)
+            with suppress(self._trio.ClosedResourceError):
+                await wait(self._fileno)
+        except OSError as error:
+            raise _explain(error, self._handle.what) from None
 
     def _left(self) -> None:
+        if self._watcher is not None and not self.taken:
+            self._watcher.dismiss(self)
         event = self.first()
         if event is not None:
             event.set()
+
+    def try_again(self) -> None:
+        self._trio.lowlevel.notify_closing(self._fileno)
 
     def close(self) -> None:
         if self.taken:
