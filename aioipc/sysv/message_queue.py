@@ -190,7 +190,7 @@ class MessageQueue(WaitingObject, Messages[Message]):
         :param group: group id or name
         :param mode: permission bits
         :param max_bytes: what the sizes of all messages may add up to before senders wait
-        :raises AccessError: if the queue belongs to another user
+        :raises AccessError: if the queue belongs to another user, or its mode does not let this one read it
         :raises KernelError: if owner or group, given now or before, are unknown in this user namespace (EINVAL)
         :raises LimitError: if max_bytes, given now or before, is more than the system allows
         :raises NotFoundError: if there is no user or group of that name

@@ -182,7 +182,7 @@ class SemaphoreSet(WaitingObject, Sequence[SetMember]):
         :param owner: user id or name
         :param group: group id or name
         :param mode: permission bits
-        :raises AccessError: if the set belongs to another user
+        :raises AccessError: if the set belongs to another user, or its mode does not let this one read it
         :raises KernelError: if owner or group, given now or before, are unknown in this user namespace (EINVAL)
         :raises NotFoundError: if there is no user or group of that name
         :raises RemovedError: if the set has been removed

@@ -174,7 +174,7 @@ class SharedMemory(Object):
         :param owner: user id or name
         :param group: group id or name
         :param mode: permission bits
-        :raises AccessError: if the segment belongs to another user
+        :raises AccessError: if the segment belongs to another user, or its mode does not let this one read it
         :raises ClosedError: if the handle is closed
         :raises KernelError: if owner or group, given now or before, are unknown in this user namespace (EINVAL)
         :raises NotFoundError: if there is no user or group of that name

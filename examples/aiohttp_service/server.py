@@ -102,7 +102,7 @@ def main() -> None:
     try:
         with socket.create_server(("127.0.0.1", arguments.port)) as listener:
             web.run_app(app, sock=listener, print=None)
-    except (aioipc.Error, ValueError) as error:
+    except (aioipc.Error, OSError, ValueError) as error:  # OSError: the port is taken, say
         sys.exit(str(error))
     done = app[BARISTAS].statistics()
     print(f"{done.handled} orders prepared, {done.failed} failed, {done.cancelled} given up", flush=True)
