@@ -102,6 +102,7 @@ ERRORS = {
 """By what errors a call can fail for want of something, or for a signal, whatever its arguments are."""
 _OF_OWN = "it tells what is known of a descriptor that is open"
 NEVER_FAIL = {
+    "epoll_ctl EPOLL_CTL_DEL": "it gives back what it has",
     "fcntl": "of all that it does only F_DUPFD_CLOEXEC and F_OFD_SETLK take something",
     "fstat": _OF_OWN,
     "ioctl": "it only tells or sets what is kept with a pipe, a socket or a terminal",

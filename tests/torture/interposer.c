@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/prctl.h>
@@ -44,6 +45,7 @@ static const struct {
 } variants[] = {
 #define VARIANT(call, place, mask, value) {#call " " #value, SYS_##call, place, mask, value}
 #define WHOLE UINT64_C(0xffffffff)
+    VARIANT(epoll_ctl, 1, WHOLE, EPOLL_CTL_DEL),
     VARIANT(fcntl, 1, WHOLE, F_DUPFD_CLOEXEC), VARIANT(fcntl, 1, WHOLE, F_OFD_SETLK),
     VARIANT(msgctl, 1, 0xff, IPC_RMID), VARIANT(msgctl, 1, 0xff, IPC_SET),
     VARIANT(semctl, 2, 0xff, IPC_RMID), VARIANT(semctl, 2, 0xff, IPC_SET),
