@@ -228,4 +228,8 @@ class Acquirable(ABC):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except ClosedError:
+            if exc_value is None:  # which tells more
+                raise

@@ -234,6 +234,18 @@ async def test_close_wakes_every_waiter(name: str, how: str) -> None:
     assert not exists(name)
 
 
+async def test_closed_within_the_block_of_a_permit(name: str) -> None:
+    with Semaphore.create(name, value=2) as semaphore:
+        with pytest.raises(aioipc.ClosedError):
+            async with semaphore:
+                semaphore.close()
+    with Semaphore.create(name, value=2) as semaphore:
+        with pytest.raises(KeyError):  # not the ClosedError that comes of it
+            async with semaphore:
+                semaphore.close()
+                raise KeyError
+
+
 async def test_use_after_close(name: str) -> None:
     semaphore = Semaphore.create(name)
     with semaphore:
