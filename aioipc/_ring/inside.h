@@ -12,6 +12,18 @@
  * overwrites the ring all the time could be in it for ever. */
 #define TRIES 10000
 
+/* How many records are passed over with one lock, about: less than half a millisecond.  It is not known how many there
+ * are, and the loop comes first: who has passed that many goes on with the next lock. */
+#define RING_PASSES 10000
+
+/* How many records are counted one by one, of those before next, and of those from there on: about a millisecond.  Beyond,
+ * those before next are taken to be gone, as nearly all are, and the others to be messages. */
+#define RING_COUNTS 25000
+
+/* How many records are counted one by one, of those before next and of those from there on: about a millisecond.
+ * Beyond that, those before next are taken to be gone, as nearly all are, and the others to be messages. */
+#define RING_COUNTS 25000
+
 /* Upper bits of a record's state: other ones for each position, so that neither another lap's
  * record nor a number from nowhere is taken for one. */
 static inline uint64_t

@@ -7,9 +7,6 @@
 
 #include <string.h>
 
-/* How many records are looked at one by one: a few milliseconds. */
-#define PEEK_AT 50000
-
 /* So many bytes of data are read at once.  Short messages have many records there. */
 #define PIECE 4096
 
@@ -85,7 +82,7 @@ read_bounds(int file, const struct ring_header *header, uint64_t *head, uint64_t
     return result != RING_OK ? result : *head > *tail && now >= *head ? RING_BUSY : RING_CORRUPT;
 }
 
-/* The rest by their numbers, with what may be gone among them. */
+/* The rest by their numbers. */
 static enum ring_result
 count_rest(const struct ring_record *first, const struct ring_record *blank, uint64_t length, struct ring_glance *seen)
 {
@@ -102,22 +99,36 @@ count_messages(int file, const struct ring_header *header, struct ring_glance *s
 {
     struct ring_record record, blank;
     struct piece piece = {0};
-    uint64_t position, tail;
+    uint64_t position, tail, next, now;
+    unsigned waiting = 0;       /* how many records were looked at from next on */
     seen->messages = seen->bytes = 0;
-    enum ring_result result = read_bounds(file, header, &position, &tail);
+    /* Before tail: it is not beyond that. */
+    enum ring_result result = read_position(file, offsetof(struct ring_header, next), &next);
+    if (result == RING_OK)
+        result = read_bounds(file, header, &position, &tail);
     if (result == RING_OK)
         result = read_record(file, header, tail, &piece, &blank);
     if (result != RING_OK)
         return result;
     seen->sent = blank.number;
     for (unsigned i = 0; position != tail; i++) {
+        if (position < next && i == RING_COUNTS) {
+            if (next % RING_UNIT != 0 || next > tail)
+                return RING_CORRUPT;
+            position = next;
+            continue;
+        }
         result = read_record(file, header, position, &piece, &record);
         if (result == RING_OK
-            && !(ring_is_state(record.state, position) && ring_is_size(record.size, tail - position, header->capacity)))
-            result = RING_CORRUPT;
+            && !(ring_is_state(record.state, position) && ring_is_size(record.size, tail - position, header->capacity))) {
+            /* What is gone may have been joined with what was behind that tail. */
+            result = read_position(file, offsetof(struct ring_header, tail), &now);
+            if (result == RING_OK)
+                result = now != tail ? RING_BUSY : RING_CORRUPT;
+        }
         if (result != RING_OK)
             return result;
-        if (i == PEEK_AT)
+        if (position >= next && waiting++ == RING_COUNTS)
             return count_rest(&record, &blank, tail - position, seen);
         if (ring_kind(record.state) == RING_READY || ring_kind(record.state) == RING_BORROWED) {
             seen->messages++;

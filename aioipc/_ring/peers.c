@@ -247,14 +247,75 @@ ring_leave(struct ring *ring)
     set_lock(ring->lock_file, ring->slot, F_UNLCK);
 }
 
-/* How many records are counted one by one: less than a millisecond. */
-#define LOOK_AT 50000
+/* Looking ---------------------------------------------------------------- */
+
+static enum ring_result
+count_messages(struct ring *ring, struct ring_statistics *found)
+{
+    struct ring_header *header = ring->memory.header;
+    uint64_t position, tail, state, size;
+    unsigned waiting = 0;       /* how many records were looked at from next on */
+    /* Before tail: it is not beyond that. */
+    uint64_t next = atomic_load_explicit(&header->next, memory_order_acquire);
+    enum ring_result result = ring_bounds(ring, &position, &tail);
+    for (unsigned i = 0; result == RING_OK && position != tail; i++) {
+        if (i == 4 * RING_COUNTS)
+            return ring_fault(ring, "the positions of its records");
+        if (position < next && i >= RING_COUNTS) {
+            if (next % RING_UNIT != 0 || next > tail)
+                return ring_fault(ring, "the positions of its records");
+            position = next;
+            continue;
+        }
+        if (position >= next && waiting++ >= RING_COUNTS) {
+            /* The rest by their numbers. */
+            struct ring_record *first = ring_record(ring, position), *blank = ring_record(ring, tail);
+            uint64_t messages = atomic_load_explicit(&blank->number, memory_order_relaxed)
+                                - atomic_load_explicit(&first->number, memory_order_relaxed);
+            uint64_t bytes = atomic_load_explicit(&blank->bytes, memory_order_relaxed)
+                             - atomic_load_explicit(&first->bytes, memory_order_relaxed);
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&header->head, memory_order_acquire) <= position) {
+                if (messages > (tail - position) / RING_UNIT || bytes > tail - position)
+                    return ring_fault(ring, "the number of a record");
+                found->messages += messages;
+                found->bytes += bytes;
+                break;
+            }
+            /* Overtaken: see below. */
+        }
+        result = ring_read(ring, position, tail, &state, &size);
+        atomic_thread_fence(memory_order_acquire);
+        bool is_same = atomic_load_explicit(&ring_record(ring, position)->state, memory_order_relaxed) == state;
+        uint64_t now = result == RING_OK ? tail : atomic_load_explicit(&header->tail, memory_order_acquire);
+        /* The size before head: another one stands there once head has passed, and the position is used again. */
+        if (atomic_load_explicit(&header->head, memory_order_acquire) > position) {
+            /* It was overtaken: what was read may have been something else.  Once more from the beginning; but who does
+             * that to it again and again is no receiver. */
+            result = ring_bounds(ring, &position, &tail);
+            found->messages = found->bytes = 0;
+            continue;
+        }
+        /* The size is not that of the message any more if it is gone by now, and joined with what is behind it; and that may
+         * reach beyond the tail that was seen.  Once more. */
+        if (!is_same || (now > tail && now - position <= ring->memory.capacity)) {
+            result = RING_OK;
+            tail = now;
+            continue;
+        }
+        if (result == RING_OK && (ring_kind(state) == RING_READY || ring_kind(state) == RING_BORROWED)) {
+            found->messages++;
+            found->bytes += size;
+        }
+        position += ring_length(size);
+    }
+    return result;
+}
 
 enum ring_result
 ring_look(struct ring *ring, struct ring_statistics *statistics)
 {
     struct ring_header *header = ring->memory.header;
-    uint64_t position, tail, state, size;
     *statistics = (struct ring_statistics){
         .dead = atomic_load_explicit(&header->dead, memory_order_relaxed),
         .ended = atomic_load_explicit(&header->ended, memory_order_relaxed) != 0,
@@ -267,42 +328,5 @@ ring_look(struct ring *ring, struct ring_statistics *statistics)
             statistics->receivers += (done & RING_RECEIVES) != 0;
         }
     }
-    enum ring_result result = ring_bounds(ring, &position, &tail);
-    for (unsigned i = 0; result == RING_OK && position != tail; i++) {
-        if (i == 2 * LOOK_AT)
-            return ring_fault(ring, "the positions of its records");
-        if (i >= LOOK_AT) {
-            /* The rest by their numbers, with what may be gone among them. */
-            struct ring_record *first = ring_record(ring, position), *blank = ring_record(ring, tail);
-            uint64_t messages = atomic_load_explicit(&blank->number, memory_order_relaxed)
-                                - atomic_load_explicit(&first->number, memory_order_relaxed);
-            uint64_t bytes = atomic_load_explicit(&blank->bytes, memory_order_relaxed)
-                             - atomic_load_explicit(&first->bytes, memory_order_relaxed);
-            atomic_thread_fence(memory_order_acquire);
-            if (atomic_load_explicit(&header->head, memory_order_acquire) <= position) {
-                if (messages > (tail - position) / RING_UNIT || bytes > tail - position)
-                    return ring_fault(ring, "the number of a record");
-                statistics->messages += messages;
-                statistics->bytes += bytes;
-                break;
-            }
-            /* Overtaken: see below. */
-        }
-        result = ring_read(ring, position, tail, &state, &size);
-        /* The size before head: another one stands there once head has passed, and the position is used again. */
-        atomic_thread_fence(memory_order_acquire);
-        if (atomic_load_explicit(&header->head, memory_order_acquire) > position) {
-            /* It was overtaken: what was read may have been something else.  Once more from the beginning; but who does
-             * that to it again and again is no receiver. */
-            result = ring_bounds(ring, &position, &tail);
-            statistics->messages = statistics->bytes = 0;
-            continue;
-        }
-        if (result == RING_OK && (ring_kind(state) == RING_READY || ring_kind(state) == RING_BORROWED)) {
-            statistics->messages++;
-            statistics->bytes += size;
-        }
-        position += ring_length(size);
-    }
-    return result;
+    return count_messages(ring, statistics);
 }

@@ -77,6 +77,9 @@ set_state(struct ring *ring, uint64_t position, enum ring_kind kind)
 
 /* Sending ---------------------------------------------------------------- */
 
+/* How many records, about, are swept with one lock though there is room enough already. */
+#define SURPLUS 1000
+
 enum ring_result
 ring_lock_send(struct ring *ring)
 {
@@ -97,22 +100,40 @@ ring_lock_send(struct ring *ring)
     return RING_OK;
 }
 
-/* Move head past what is gone.  With receive_lock. */
+/* Move head past what is gone, until it is far enough, and a little further: so that the next ones need not do so.  With
+ * receive_lock. */
 static enum ring_result
-sweep(struct ring *ring, uint64_t *head, uint64_t tail)
+sweep(struct ring *ring, uint64_t tail, uint64_t enough)
 {
-    uint64_t state, size, from = *head;
-    while (*head != tail) {
-        enum ring_result result = ring_read(ring, *head, tail, &state, &size);
-        if (result != RING_OK)
-            return result;
-        if (ring_kind(state) != RING_GONE)
+    uint64_t state, size, from = ring->head;
+    enum ring_result result = RING_OK;
+    for (int i = 0; ring->head != tail && ring->passed < RING_PASSES && (ring->head < enough || i < SURPLUS); i++) {
+        result = ring_read(ring, ring->head, tail, &state, &size);
+        if (result != RING_OK || ring_kind(state) != RING_GONE)
             break;
-        *head += ring_length(size);
+        ring->head += ring_length(size);
+        ring->passed++;
     }
-    if (*head != from)
-        atomic_store_explicit(&ring->memory.header->head, *head, memory_order_release);
-    return RING_OK;
+    if (ring->head != from)
+        atomic_store_explicit(&ring->memory.header->head, ring->head, memory_order_release);
+    return result;
+}
+
+/* There is more to pass over.  Who waits hears its own ring, when the lock is free, and goes on. */
+static enum ring_result
+go_on_later(struct ring *ring)
+{
+    ring->again = ring->waits;
+    return RING_BUSY;
+}
+
+static void
+ring_if_again(struct ring *ring, enum ring_bell bell)
+{
+    if (ring->again) {
+        ring->again = false;
+        ring_ring(ring, bell);
+    }
 }
 
 enum ring_result
@@ -137,12 +158,13 @@ ring_make_room(struct ring *ring, uint64_t length)
     result = ring_lock(ring, &header->receive_lock);
     if (result != RING_OK)
         return result;
+    ring->passed = 0;
     result = ring_bounds(ring, &ring->head, &tail);
     if (result == RING_OK)
-        result = sweep(ring, &ring->head, tail);
+        result = sweep(ring, tail, ring->end - most);
     ring_unlock(ring, &header->receive_lock);
     if (result == RING_OK && ring->end - ring->head > most)
-        result = RING_FULL;
+        result = ring->passed < RING_PASSES ? RING_FULL : go_on_later(ring);
     return result;
 }
 
@@ -174,6 +196,7 @@ void
 ring_unlock_send(struct ring *ring)
 {
     ring_unlock(ring, &ring->memory.header->send_lock);
+    ring_if_again(ring, RING_ROOM);
 }
 
 void
@@ -247,6 +270,7 @@ ring_lock_receive(struct ring *ring)
     if (result != RING_OK)
         return result;
     does(ring, RING_RECEIVES);
+    ring->passed = 0;
     ring->head = atomic_load_explicit(&header->head, memory_order_relaxed);
     ring->next = atomic_load_explicit(&header->next, memory_order_relaxed);
     if (ring->next < ring->head)    /* another has died, or swept, between the two stores */
@@ -281,6 +305,32 @@ heed_rewind(struct ring *ring)
     return RING_OK;
 }
 
+/* Read the record at next.  What is gone may reach beyond the tail that was seen: another receiver has joined it. */
+static enum ring_result
+read_next(struct ring *ring, uint64_t *state, uint64_t *size)
+{
+    enum ring_result result = ring_read(ring, ring->next, ring->tail, state, size);
+    if (result == RING_OK)
+        return result;
+    uint64_t tail = atomic_load_explicit(&ring->memory.header->tail, memory_order_acquire);
+    if (tail <= ring->tail || check_bounds(ring, ring->head, tail) != RING_OK)
+        return result;
+    ring->tail = tail;
+    return ring_read(ring, ring->next, tail, state, size);
+}
+
+/* Make one record of those that are gone, from a position to next: who goes back passes over them in one step.  If each
+ * one had to be passed again, and others went back all the time, nobody would ever come to the end. */
+static void
+join_gone(struct ring *ring, uint64_t from)
+{
+    _Atomic uint64_t *size = &ring_record(ring, from)->size;
+    uint64_t length = ring->next - from;
+    if (ring_length(atomic_load_explicit(size, memory_order_relaxed)) != length)
+        /* Who sees that without the lock is to see GONE, too. */
+        atomic_store_explicit(size, length - sizeof(struct ring_record), memory_order_release);
+}
+
 /* How often one search goes back: others may do that to it for ever. */
 #define REWINDS 64
 
@@ -288,7 +338,7 @@ enum ring_result
 ring_find(struct ring *ring, struct ring_loan *loan)
 {
     struct ring_header *header = ring->memory.header;
-    uint64_t state, size;
+    uint64_t state, size, gone = RING_NOWHERE;      /* where that begins which ends at next */
     int rewinds = 0;
     enum ring_result result = heed_rewind(ring);
     if (result != RING_OK)
@@ -307,16 +357,24 @@ ring_find(struct ring *ring, struct ring_loan *loan)
                 return result;
         }
         if (ring->next == ring->tail) {
+            if (gone != RING_NOWHERE)
+                join_gone(ring, gone);
             atomic_store_explicit(&header->next, ring->next, memory_order_relaxed);
-            result = sweep(ring, &ring->head, ring->tail);
-            if (result != RING_OK)
-                return result;
+            result = sweep(ring, ring->tail, ring->tail);
+            if (result != RING_OK || !ended)
+                return result != RING_OK ? result : RING_EMPTY;
+            if (ring->head == ring->tail)
+                return RING_ENDED;
             /* A record that is left can still become a message. */
-            return ended && ring->head == ring->tail ? RING_ENDED : RING_EMPTY;
+            return ring->passed < RING_PASSES ? RING_EMPTY : go_on_later(ring);
         }
-        result = ring_read(ring, ring->next, ring->tail, &state, &size);
+        result = read_next(ring, &state, &size);
         if (result != RING_OK)
             return result;
+        if (gone != RING_NOWHERE && (ring_kind(state) != RING_GONE || ring->passed >= RING_PASSES)) {
+            join_gone(ring, gone);
+            gone = RING_NOWHERE;
+        }
         if (ring_kind(state) == RING_READY) {
             /* What its sender has committed before comes first, though this may have passed it a moment ago. */
             if (atomic_load_explicit(&header->rewind, memory_order_relaxed) < ring->next && rewinds++ < REWINDS) {
@@ -328,7 +386,14 @@ ring_find(struct ring *ring, struct ring_loan *loan)
             *loan = (struct ring_loan){ring->next, size, (char *)(ring_record(ring, ring->next) + 1)};
             return RING_OK;
         }
+        if (ring->passed >= RING_PASSES) {
+            atomic_store_explicit(&header->next, ring->next, memory_order_relaxed);
+            return go_on_later(ring);
+        }
+        if (ring_kind(state) == RING_GONE && gone == RING_NOWHERE)
+            gone = ring->next;
         ring->next += ring_length(size);
+        ring->passed++;
     }
 }
 
@@ -359,6 +424,7 @@ void
 ring_unlock_receive(struct ring *ring)
 {
     ring_unlock(ring, &ring->memory.header->receive_lock);
+    ring_if_again(ring, RING_MESSAGES);
 }
 
 void

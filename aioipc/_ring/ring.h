@@ -31,6 +31,8 @@
  *      heard, *then* set the flag that somebody sleeps, *then* looked once more.  Who changes
  *      something looks at the flag *after* that, and rings if it takes it away.  A full fence stands
  *      between store and load on both sides (Dekker).
+ *   8. The holder of receive_lock may lengthen a GONE record over those behind it that are GONE, too: by one store
+ *      of its size.  What lies within stays as it is until head passes it, for who may be about to go there.
  *
  * All in the file may be written by others at any time, also by mistake or on purpose: each number is
  * read once, and checked before it is used.
@@ -155,6 +157,8 @@ struct ring {
     uint64_t next;          /* with receive_lock, where to look */
     uint64_t end;           /* with send_lock, of what was allocated */
     uint64_t looked;        /* how many records it was seen of whether they are a dead peer's */
+    uint32_t passed;        /* with receive_lock, how many records were passed over */
+    bool again;             /* it was not all, and who waits is to try again at once */
     const char *fault;
 };
 
@@ -231,7 +235,8 @@ enum ring_result ring_end(struct ring *ring);
 
 enum ring_result ring_lock_receive(struct ring *ring);
 
-/* The next message: RING_OK, RING_EMPTY, RING_ENDED, RING_CORRUPT. */
+/* The next message: RING_OK, RING_EMPTY, RING_ENDED, RING_CORRUPT; or RING_BUSY, for so many records were passed over with
+ * this lock that it must be freed first.  The next attempt goes on from there. */
 enum ring_result ring_find(struct ring *ring, struct ring_loan *loan);
 
 /* What was found is consumed; or it is read first, and consumed or given back later. */

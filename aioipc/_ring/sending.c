@@ -15,7 +15,8 @@ send_all(Ring *self, void *request)
     Py_ssize_t count = ((struct sending *)request)->count;
     struct ring_loan few[1], *loans = few;
     uint64_t length = 0;
-    for (Py_ssize_t i = 0; i < count; i++)
+    /* No further than to what is too long, as ring_make_room will say: all could be more than a number holds. */
+    for (Py_ssize_t i = 0; i < count && length <= ring->memory.capacity; i++)
         length += ring_length((uint64_t)items[i].len);
     bool is_short = length <= (count == 1 ? RING_SMALL : BATCH);
     if (!is_short && count > 1 && (loans = PyMem_New(struct ring_loan, count)) == NULL) {

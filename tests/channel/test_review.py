@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import itertools
+import mmap
 import os
 import resource
 import secrets
@@ -21,7 +23,7 @@ import numpy as np
 import pytest
 from conftest import in_child
 
-from aioipc import Channel, ClosedError, CorruptError, LimitError, WouldBlock
+from aioipc import Channel, ClosedError, CorruptError, LimitError, MessageTooLongError, WouldBlock
 from aioipc._ring import _binding, _deaths, _files
 
 python_buffers = pytest.mark.skipif(sys.version_info < (3, 12), reason="classes have no __buffer__ before Python 3.12")
@@ -75,6 +77,21 @@ async def test_a_buffer_that_is_interrupted(name: str) -> None:
         with pytest.raises(KeyboardInterrupt):
             await channel.send(item)
         assert channel.statistics().messages == 0
+
+
+def test_lengths_that_together_are_no_number(name: str) -> None:
+    """More bytes than there are addresses, without the memory: nobody looks at it."""
+
+    def child() -> None:
+        huge = (ctypes.c_char * 2**62).from_address(mmap.PAGESIZE)
+        with Channel.create(name) as channel:
+            for items in ([huge] * 4, [huge] * 8, [b"x", huge, huge, huge, huge], [huge], [b"x"] + [huge] * 2):
+                with pytest.raises(MessageTooLongError, match="and together no more than"):
+                    channel.send_many_nowait(items)
+            channel.send_nowait(b"the lock is free")
+            assert channel.receive_many_nowait(10) == [b"the lock is free"]
+
+    in_child(child)
 
 
 def test_what_create_and_open_did_not_make() -> None:

@@ -453,6 +453,186 @@ test_what_is_gone_makes_room(void)
     bed_remove(&bed);
 }
 
+/* More of it than is passed over with one lock. */
+#define MANY (2 * RING_PASSES + RING_PASSES / 2)
+
+static void
+make_gone(struct peer *peer, int count)
+{
+    for (int i = 0; i < count; i++)
+        CHECK(send_one(peer, 20) == RING_OK && receive(peer) == 20);
+}
+
+/* How often it must be tried until it is not BUSY; each time not more is passed over than may be, and who waits hears
+ * that there is more. */
+static int
+tries(struct bed *bed, struct peer *peer, enum ring_bell bell, int64_t (*try)(struct peer *), int64_t expected)
+{
+    struct ring_header *header = bed->memory.header;
+    for (int count = 1;; count++) {
+        uint64_t head = header->head, next = header->next < head ? head : header->next;
+        ring_arm(&peer->ring, bell);
+        int64_t result = try(peer);
+        CHECK(has_rung(peer, bell) == (peer->ring.waits && result == -1 - (int64_t)RING_BUSY));
+        CHECK(peer->ring.passed <= RING_PASSES && !peer->ring.again);
+        CHECK(header->send_lock == 0 && header->receive_lock == 0);
+        if (result != -1 - (int64_t)RING_BUSY) {
+            CHECK(result == expected);
+            return count;
+        }
+        CHECK(peer->ring.passed == RING_PASSES);
+        /* It goes on from there. */
+        CHECK(header->head > head || header->next > next);
+    }
+}
+
+static int64_t
+send_long(struct peer *peer)
+{
+    return -1 - (int64_t)send_one(peer, (uint64_t)MANY * 64 - 32);
+}
+
+static void
+test_the_loop_comes_before_what_is_gone(void)
+{
+    for (int waits = 0; waits < 2; waits++) {
+        struct bed bed;
+        struct peer peer, other;
+        bed_make(&bed, (uint64_t)(MANY + 2) * 64, true);
+        peer_join(&peer, &bed);
+        peer_join(&other, &bed);
+        peer.ring.waits = other.ring.waits = waits != 0;
+        struct ring_header *header = bed.memory.header;
+
+        /* A sender sweeps. */
+        CHECK(send_one(&peer, 1) == RING_OK);
+        struct ring_loan loan = borrow(&other);
+        make_gone(&peer, MANY + 1);
+        CHECK(send_one(&peer, 1) == RING_FULL);
+        ring_finish(&other.ring, &loan);
+        CHECK(tries(&bed, &peer, RING_ROOM, send_long, -1) == 3);
+        CHECK(receive(&other) == MANY * 64 - 32);
+
+        /* It sweeps less if less is enough. */
+        CHECK(receive(&other) == NOTHING && send_one(&peer, 1) == RING_OK);
+        loan = borrow(&other);
+        make_gone(&peer, MANY + 1);
+        ring_finish(&other.ring, &loan);
+        uint64_t head = header->head;
+        CHECK(send_one(&peer, 1) == RING_OK && header->head > head && header->head - head < RING_PASSES * 64);
+
+        /* A receiver passes over what is behind a message that came back, and sweeps before it says that all is over. */
+        CHECK(receive(&other) == 1);
+        for (int i = 0; i < 3; i++)
+            CHECK(receive(&other) == NOTHING);
+        CHECK(header->head == header->tail);
+        CHECK(send_one(&peer, 3) == RING_OK);
+        loan = borrow(&other);
+        make_gone(&peer, MANY);
+        CHECK(send_one(&peer, 4) == RING_OK);
+        ring_return(&other.ring, &loan);
+        CHECK(tries(&bed, &other, RING_MESSAGES, receive, 3) == 1);
+        CHECK(tries(&bed, &other, RING_MESSAGES, receive, 4) == 3);
+        CHECK(ring_end(&peer.ring) == RING_OK);
+        tries(&bed, &peer, RING_MESSAGES, receive, THE_END);
+        peer_leave(&peer);
+        peer_leave(&other);
+        bed_remove(&bed);
+    }
+
+    /* One record after the other is gone, and nobody has passed over them yet. */
+    struct bed bed;
+    struct peer peer;
+    bed_make(&bed, (uint64_t)(MANY + 1) * 64, true);
+    peer_join(&peer, &bed);
+    CHECK(send_one(&peer, 1) == RING_OK);
+    struct ring_loan loan = borrow(&peer);
+    make_gone(&peer, MANY);
+    ring_finish(&peer.ring, &loan);
+    CHECK(ring_end(&peer.ring) == RING_OK);
+    CHECK(tries(&bed, &peer, RING_MESSAGES, receive, THE_END) == 3);
+    peer_leave(&peer);
+    bed_remove(&bed);
+}
+
+/* Who gives back again and again does not keep the others from what is behind. */
+static void
+test_a_message_that_comes_back_all_the_time(void)
+{
+    struct bed bed;
+    struct peer peer, other;
+    bed_make(&bed, (uint64_t)(MANY + 4) * 64, true);
+    peer_join(&peer, &bed);
+    peer_join(&other, &bed);
+    CHECK(send_one(&peer, 1) == RING_OK);
+    struct ring_loan loan = borrow(&peer);
+    make_gone(&peer, MANY);
+    CHECK(send_one(&peer, 2) == RING_OK);
+    int64_t result = NOTHING;
+    int count = 0;
+    for (; result != 2; count++) {
+        CHECK(count < 10);
+        ring_return(&peer.ring, &loan);
+        loan = borrow(&peer);
+        CHECK(loan.size == 1);
+        result = receive(&other);
+    }
+    CHECK(count == 3);
+    ring_return(&peer.ring, &loan);
+    CHECK(receive(&other) == 1);
+    CHECK(receive(&other) == NOTHING && bed.memory.header->head == bed.memory.header->tail);
+    peer_leave(&peer);
+    peer_leave(&other);
+    bed_remove(&bed);
+}
+
+/* What was joined reaches beyond the tail that another receiver has seen; and what is within stays a way to go. */
+static void
+test_what_is_gone_is_joined(void)
+{
+    struct bed bed;
+    struct peer peer, other, third;
+    bed_make(&bed, 4096, true);
+    peer_join(&peer, &bed);
+    peer_join(&other, &bed);
+    peer_join(&third, &bed);
+    for (int round = 0; round < 1000; round++) {
+        uint64_t at = bed.memory.header->tail;
+        for (uint64_t size = 1; size <= 5; size++)
+            CHECK(send_one(&peer, size) == RING_OK);
+        struct ring_loan first = borrow(&other);
+        CHECK(receive(&third) == 2);
+        uint64_t seen = third.ring.tail;
+        struct ring_loan last = borrow(&peer);
+        CHECK(receive(&peer) == 4 && receive(&peer) == 5);
+        make_gone(&peer, 5);
+        ring_finish(&peer.ring, &last);
+        ring_return(&other.ring, &first);
+        first = borrow(&other);
+        CHECK(first.size == 1 && receive(&other) == NOTHING);
+        CHECK(ring_length(ring_record(&peer.ring, at + 64)->size) == 9 * 64 && seen < bed.memory.header->tail);
+        CHECK(look(&peer).messages == 1 && look(&peer).bytes == 1);
+        ring_return(&other.ring, &first);
+        CHECK(third.ring.tail == seen && receive(&third) == 1 && receive(&third) == NOTHING);
+        /* Somebody has committed late what is within. */
+        CHECK(send_one(&peer, 1) == RING_OK);
+        first = borrow(&other);
+        make_gone(&peer, 6);
+        ring_rewind(&peer.ring, first.position + 64);
+        CHECK(receive(&third) == NOTHING);
+        ring_rewind(&peer.ring, first.position + 3 * 64);
+        CHECK(receive(&third) == NOTHING);
+        ring_rewind(&peer.ring, first.position);
+        CHECK(receive(&third) == NOTHING && look(&peer).messages == 1);
+        ring_finish(&other.ring, &first);
+        CHECK(receive(&third) == NOTHING && bed.memory.header->head == bed.memory.header->tail);
+    }
+    peer_leave(&peer);
+    peer_leave(&other);
+    peer_leave(&third);
+    bed_remove(&bed);
+}
+
 static void
 test_end(void)
 {
@@ -757,6 +937,29 @@ test_statistics(void)
         bytes += i % 33;
     }
     CHECK(look(&peer).messages == 120000 && look(&peer).bytes == bytes);
+    for (uint64_t i = 0; i < 119999; i++) {
+        CHECK(receive(&peer) == (int64_t)(i % 33));
+        bytes -= i % 33;
+    }
+    CHECK(look(&peer).messages == 1 && look(&peer).bytes == bytes);
+    /* An old one is read still, and those behind it are gone. */
+    struct ring_loan loan = borrow(&peer), second;
+    make_gone(&peer, 80000);
+    CHECK(look(&peer).messages == 1 && look(&peer).bytes == bytes);
+    for (uint64_t i = 0; i < 40000; i++)
+        CHECK(send_one(&peer, 1) == RING_OK);
+    CHECK(look(&peer).messages == 40001 && look(&peer).bytes == bytes + 40000);
+    second = borrow(&peer);
+    CHECK(second.position > loan.position);
+    for (uint64_t i = 1; i < 40000; i++)
+        CHECK(receive(&peer) == 1);
+    ring_return(&peer.ring, &loan);
+    CHECK(look(&peer).bytes <= bytes + 1);
+    CHECK(receive(&peer) == (int64_t)(119999 % 33));
+    ring_finish(&peer.ring, &second);
+    while (receive(&peer) != NOTHING)
+        ;
+    CHECK(look(&peer).messages == 0 && look(&peer).bytes == 0);
     peer_leave(&peer);
     bed_remove(&bed);
 }
@@ -990,6 +1193,9 @@ static const struct {
     TEST(reserve),
     TEST(borrow),
     TEST(what_is_gone_makes_room),
+    TEST(the_loop_comes_before_what_is_gone),
+    TEST(a_message_that_comes_back_all_the_time),
+    TEST(what_is_gone_is_joined),
     TEST(end),
     TEST(end_while_borrowed),
     TEST(rewind_that_comes_late),
