@@ -50,7 +50,10 @@ class ChannelStatistics(NamedTuple):
     """What `Channel.statistics` found, all at about the same moment."""
 
     messages: int
-    """Messages that were published and not consumed; those that somebody has borrowed are among them."""
+    """Messages that were published and not consumed; those that somebody has borrowed are among them.
+
+    Beyond 25,000 it may be a little more or less: docs/channels.md says when.
+    """
     bytes: int
     """Their sizes added up."""
     capacity: int
@@ -243,7 +246,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def send_nowait(self, item: Buffer) -> None:
         """Send a message if there is room.  Parameters and exceptions are those of `send`, and
 
-        :raises WouldBlock: if there is none, or tasks wait for room already
+        :raises WouldBlock: if there is none, tasks wait for room already, or another process is using the channel just now
         """
         self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
 
@@ -267,7 +270,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def send_many_nowait(self, items: Iterable[Buffer]) -> None:
         """Send messages if there is room for all of them.  Parameters and exceptions are those of `send_many`, and
 
-        :raises WouldBlock: if there is not, or tasks wait for room already
+        :raises WouldBlock: if there is not, tasks wait for room already, or another process is using the channel just now
         """
         self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
 
@@ -312,7 +315,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def receive_nowait(self) -> bytes:
         """Receive the next message if there is one.  Exceptions are those of `receive`, and
 
-        :raises WouldBlock: if there is none, or tasks wait for messages already
+        :raises WouldBlock: if there is none, tasks wait for messages already, or another process is using the
+            channel just now
         """
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive, False)
 
@@ -339,7 +343,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def receive_many_nowait(self, max_messages: int) -> list[bytes]:
         """Receive the next messages if there are any.  Parameters and exceptions are those of `receive_many`, and
 
-        :raises WouldBlock: if there is none, or tasks wait for messages already
+        :raises WouldBlock: if there is none, tasks wait for messages already, or another process is using the
+            channel just now
         """
         count = check_range("max_messages", max_messages, 1, sys.maxsize)
         return self._receiving.perform_nowait(self._attempt_receiving, self._try_receive_many, count, False)
@@ -439,7 +444,7 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
             )
         if result == _binding.CORRUPT:
             return self._corrupt()
-        return WouldBlock(f"{what} is {'full' if result == _binding.FULL else 'empty or in use'}")
+        return WouldBlock(f"{what} is {'full' if result == _binding.FULL else 'empty, or in use just now'}")
 
     def _corrupt(self) -> CorruptError:
         fault = self._fault or "what its header says"

@@ -309,7 +309,8 @@ const char Ring_reserve_nowait_doc[] = PyDoc_STR(
     "reserve_nowait($self, /, nbytes)\n"
     "--\n\n"
     "A block, for `with`, as that of `reserve`.  Parameters and exceptions are the same, and on entering\n\n"
-    ":raises WouldBlock: if there is no room, or tasks wait for it already");
+    ":raises WouldBlock: if there is no room, tasks wait for it already, or another process is using the channel just\n"
+    "    now");
 
 PyObject *
 Ring_reserve_nowait(Ring *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -324,7 +325,8 @@ const char Ring_borrow_doc[] = PyDoc_STR(
     "A block, for `async with`, in which the next message is read in place.\n\n"
     "Entering it waits for a message, and gives a read-only memoryview.  The message is consumed when the block ends\n"
     "well; if it raises, or the process dies, it is delivered again, to whoever comes next.  Others receive the\n"
-    "messages after it meanwhile.\n\n"
+    "messages after it meanwhile; but once as much as the channel holds has been sent, senders wait for the end of\n"
+    "the block.\n\n"
     "Nothing that was made of the view, such as an array, may be left at the end of the block.\n\n"
     ":raises BufferError: at the end, if something of that kind is left; the message goes back, and what is left\n"
     "    may come to show others\n"
@@ -343,7 +345,8 @@ const char Ring_borrow_nowait_doc[] = PyDoc_STR(
     "borrow_nowait($self, /)\n"
     "--\n\n"
     "A block, for `with`, as that of `borrow`.  Exceptions are the same, and on entering\n\n"
-    ":raises WouldBlock: if there is no message, or tasks wait for one already");
+    ":raises WouldBlock: if there is no message, tasks wait for one already, or another process is using the channel\n"
+    "    just now");
 
 PyObject *
 Ring_borrow_nowait(Ring *self, PyObject *Py_UNUSED(ignored))

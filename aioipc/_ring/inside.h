@@ -16,10 +16,6 @@
  * are, and the loop comes first: who has passed that many goes on with the next lock. */
 #define RING_PASSES 10000
 
-/* How many records are counted one by one, of those before next, and of those from there on: about a millisecond.  Beyond,
- * those before next are taken to be gone, as nearly all are, and the others to be messages. */
-#define RING_COUNTS 25000
-
 /* How many records are counted one by one, of those before next and of those from there on: about a millisecond.
  * Beyond that, those before next are taken to be gone, as nearly all are, and the others to be messages. */
 #define RING_COUNTS 25000
