@@ -246,7 +246,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def send_nowait(self, item: Buffer) -> None:
         """Send a message if there is room.  Parameters and exceptions are those of `send`, and
 
-        :raises WouldBlock: if there is none, tasks wait for room already, or another process is using the channel just now
+        :raises WouldBlock: if there is none, tasks wait for room already, or another process is using the channel just
+            now
         """
         self._sending.perform_nowait(self._attempt, self._try_send, _plain(item), False)
 
@@ -270,7 +271,8 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
     def send_many_nowait(self, items: Iterable[Buffer]) -> None:
         """Send messages if there is room for all of them.  Parameters and exceptions are those of `send_many`, and
 
-        :raises WouldBlock: if there is not, tasks wait for room already, or another process is using the channel just now
+        :raises WouldBlock: if there is not, tasks wait for room already, or another process is using the channel just
+            now
         """
         self._sending.perform_nowait(self._attempt, self._try_send_many, [_plain(item) for item in items], False)
 

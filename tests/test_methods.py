@@ -323,18 +323,3 @@ async def test_errors_show_the_method(quick: Any) -> None:
     with pytest.raises(aioipc.MessageTooLongError) as caught:
         await operation()
     assert "send" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-
-
-@pytest.mark.anyio
-async def test_awaited_by_two_at_once(name: str) -> None:
-    async def wait() -> None:
-        await awaitable
-
-    with posix.MessageQueue.create(name) as queue:
-        awaitable = queue.receive()
-        async with anyio.create_task_group() as group:
-            group.start_soon(wait)
-            await until(lambda: queue.statistics().tasks_waiting_receive == 1)
-            with pytest.raises(RuntimeError, match=r"MessageQueue\.receive\(\) is being awaited already"):
-                await awaitable
-            queue.send_nowait(b"for the first")

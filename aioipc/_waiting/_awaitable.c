@@ -350,17 +350,6 @@ static PyGetSetDef Immediate_getset[] = {
     {NULL},
 };
 
-/* __await__() and iter(): as a coroutine, it refuses a second task while one waits. */
-static PyObject *
-Immediate_await(Immediate *self)
-{
-    if (self->state == WAITING) {
-        PyErr_Format(PyExc_RuntimeError, "%s() is being awaited already", self->kind->name);
-        return NULL;
-    }
-    return Py_NewRef((PyObject *)self);
-}
-
 static PyMethodDef Immediate_methods[] = {
     {"send", (PyCFunction)Immediate_send, METH_O, PyDoc_STR("As of a coroutine.")},
     {"throw", (PyCFunction)Immediate_throw, METH_VARARGS, PyDoc_STR("As of a coroutine.")},
@@ -369,7 +358,7 @@ static PyMethodDef Immediate_methods[] = {
 };
 
 static PyAsyncMethods Immediate_async = {
-    .am_await = (unaryfunc)Immediate_await,
+    .am_await = PyObject_SelfIter,
     .am_send = (sendfunc)Immediate_am_send,
 };
 
@@ -384,7 +373,7 @@ PyTypeObject Immediate_type = {
     .tp_traverse = (traverseproc)Immediate_traverse,
     .tp_clear = (inquiry)Immediate_clear,
     .tp_as_async = &Immediate_async,
-    .tp_iter = (getiterfunc)Immediate_await,
+    .tp_iter = PyObject_SelfIter,
     .tp_iternext = (iternextfunc)Immediate_iternext,
     .tp_repr = (reprfunc)Immediate_repr,
     .tp_getset = Immediate_getset,
