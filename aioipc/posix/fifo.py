@@ -91,7 +91,8 @@ class Fifo(AsyncLifetime):
         """Open the end to read from, once somebody has opened the other: open(2) with O_RDONLY.
 
         The result can be awaited, or entered with `async with`, which closes it.  Cancelled, it is as
-        if it had never been opened.
+        if it had never been opened; if the other end was quicker than the cancellation, this one is
+        open, and the cancellation is delivered at the task's next suspension.
 
         :param path: any path of a FIFO, whoever made it
         :param keep_open: do not wait, and do not end when the last writer goes: others may
@@ -251,8 +252,10 @@ class _Open(Call[int]):
         return self._open(self._flags)
 
     def revoke(self, result: int) -> bool:
+        return False  # the peer's open(2) has returned, and it may have written, or closed its end
+
+    def discard(self, result: int) -> None:
         os.close(result)
-        return True
 
     def _open(self, flags: int) -> int:
         # Not of what it is not meant for: to open a terminal or a tape has effects.
