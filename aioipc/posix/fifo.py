@@ -49,7 +49,7 @@ class Fifo(AsyncLifetime):
 
     def __init__(self, path: str, place: int, *, remove: bool) -> None:
         """Not for use: see `create`."""
-        self.path = os.path.abspath(path)
+        self.path = _absolute(path)
         self._label = repr(path)
         self._removes = remove
         # A descriptor of the place in the file system.  As long as it is open, no file can be made
@@ -77,6 +77,9 @@ class Fifo(AsyncLifetime):
         """
         name = os.fsdecode(path)
         check_mode(mode)
+        if not name or name.endswith("/"):
+            # The kernel finds no place for it, or takes one for it that open(2) does not find.
+            raise ValueError(f"the path {name!r} ends with a slash" if name else "the path is empty")
         place, is_new = _make_or_find(name, mode)
         is_fifo = _is_fifo(os.fstat(place))
         if not is_fifo or not (is_new or exist_ok):
@@ -298,9 +301,14 @@ def _explain_folder(error: OSError, path: str) -> Error:
     if error.errno in (errno.EACCES, errno.EPERM):
         return from_errno(error.errno, path, f"owner and mode of the folder do not let user {os.geteuid()} do this")
     if error.errno == errno.ENOSPC:
-        limit = _limits.explain_folder(os.path.dirname(os.path.abspath(path)))
+        limit = _limits.explain_folder(os.path.dirname(_absolute(path)))
         return from_errno(error.errno, path, f"no room for one more file in {limit}")
     return from_errno(error.errno or 0, path)
+
+
+def _absolute(path: str) -> str:
+    # os.path.abspath() makes another path of `link/..`.
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def _is_fifo(file: os.stat_result) -> bool:

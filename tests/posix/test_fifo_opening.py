@@ -456,6 +456,31 @@ async def test_the_creator_removes_on_exit(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == []
 
 
+def test_a_path_that_goes_back_from_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`link/..` is the folder that holds what the link leads to."""
+    (tmp_path / "other" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("other/folder")
+    monkeypatch.chdir(tmp_path)
+    for path in ("link/../fifo", f"{tmp_path}/link/../fifo"):
+        with Fifo.create(path) as fifo:
+            assert os.path.isabs(fifo.path)
+            assert os.path.samefile(fifo.path, tmp_path / "other" / "fifo")
+        assert os.listdir(tmp_path / "other") == ["folder"]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "dangling link", "folder"])
+def test_paths_that_no_fifo_has(tmp_path: Path, kind: str) -> None:
+    if kind == "dangling link":
+        (tmp_path / "it").symlink_to("missing")
+    elif kind == "folder":
+        (tmp_path / "it").mkdir()
+    for exist_ok in (False, True):
+        with pytest.raises(ValueError, match="it/' ends with a slash"):
+            Fifo.create(f"{tmp_path}/it/", exist_ok=exist_ok)
+        with pytest.raises(ValueError, match="empty"):
+            Fifo.create("", exist_ok=exist_ok)
+
+
 def test_persist_and_take_over(tmp_path: Path) -> None:
     with Fifo.create(tmp_path / "fifo", persist=True, mode=0o640) as fifo:
         pass
