@@ -269,13 +269,20 @@ class CallLine(Line):
             try:
                 news = await sleeper.sleep_on(self._finish_ended)
             except GeneratorExit:
-                if sleeper in self._leavers and not self._calls.inherited:
+                if self._calls.inherited:
+                    raise
+                if sleeper in self._leavers:
                     self._leavers.remove(sleeper)
                     self._abandon()
+                elif sleeper.news is News.HAVE:
+                    call.discard(sleeper.value)
                 raise
             if news is not News.HAVE:
                 return False
-        return sleeper.deliver_later(error)
+        if sleeper.deliver_later(error):
+            return True
+        call.discard(sleeper.value)
+        return False
 
     def _abandon(self) -> None:
         """End the run without the help of the loop, which may not run any more."""
@@ -307,6 +314,8 @@ class CallLine(Line):
         elif first is not None and call is run.call:
             self._remove(first)
             first.tell(News.HAVE, run.value)
+        else:
+            run.call.discard(run.value)
 
     def close(self) -> None:
         """Wake all; the handle is closed already."""

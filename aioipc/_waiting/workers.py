@@ -62,6 +62,9 @@ class Call(ABC, Generic[_T]):
     def revoke(self, result: _T) -> bool:
         """Undo what `block` did, in any thread; False if that can't be done.  Raises nothing."""
 
+    def discard(self, result: _T) -> None:
+        """Let go of what can't be undone, and what nobody can have any more, in any thread.  Raises nothing."""
+
 
 class End(enum.Enum):
     """How a run ended."""
@@ -152,8 +155,8 @@ class Run:
     def give_back(self) -> None:
         """See to what it has taken where no task can have it any more.  In any thread."""
         end = self.settle()
-        if end is End.DONE:
-            self.call.revoke(self.value)
+        if end is End.DONE and not self.call.revoke(self.value):
+            self.call.discard(self.value)
         if end is not None:
             self._abandoned(self)
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LONGEST_NAME = 255  # bytes after the slash: NAME_MAX
+_MOST_MESSAGES = 65_536  # HARD_MSGMAX, which binds everybody, and the sysctl too
+_LARGEST_SIZE = 16_777_216  # HARD_MSGSIZEMAX
 
 
 def mq_create(
@@ -176,15 +178,15 @@ def _exists(name: str) -> bool:
 def _attribute_error(name: str, messages: int, size: int) -> LimitError:
     """Explain EINVAL: the kernel does not take the attributes."""
     over = [
-        f"{argument}={value:,} is over {_limits.explain_sysctl(limit)}"
-        for argument, value, limit in (
-            ("max_messages", messages, "fs.mqueue.msg_max"),
-            ("max_message_size", size, "fs.mqueue.msgsize_max"),
+        f"{argument}={value:,} is over "
+        + (f"{most:,}, the most that the kernel allows at all" if value > most else _limits.explain_sysctl(limit))
+        for argument, value, limit, most in (
+            ("max_messages", messages, "fs.mqueue.msg_max", _MOST_MESSAGES),
+            ("max_message_size", size, "fs.mqueue.msgsize_max", _LARGEST_SIZE),
         )
-        if value > (_limits.sysctl(limit) or 0)
+        if value > min(_limits.sysctl(limit) or 0, most)
     ]
-    # With CAP_SYS_RESOURCE the sysctls do not bind, but these do: HARD_MSGMAX, HARD_MSGSIZEMAX.
-    text = "; ".join(over) or "over what the kernel allows at all: 65,536 messages, 16,777,216 bytes each"
+    text = "; ".join(over) or "the kernel does not take these attributes"
     return LimitError(errno.EINVAL, text, name)
 
 

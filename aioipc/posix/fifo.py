@@ -49,7 +49,7 @@ class Fifo(AsyncLifetime):
 
     def __init__(self, path: str, place: int, *, remove: bool) -> None:
         """Not for use: see `create`."""
-        self.path = os.path.abspath(path)
+        self.path = _absolute(path)
         self._label = repr(path)
         self._removes = remove
         # A descriptor of the place in the file system.  As long as it is open, no file can be made
@@ -77,6 +77,9 @@ class Fifo(AsyncLifetime):
         """
         name = os.fsdecode(path)
         check_mode(mode)
+        if not name or name.endswith("/"):
+            # The kernel finds no place for it, or takes one for it that open(2) does not find.
+            raise ValueError(f"the path {name!r} ends with a slash" if name else "the path is empty")
         place, is_new = _make_or_find(name, mode)
         is_fifo = _is_fifo(os.fstat(place))
         if not is_fifo or not (is_new or exist_ok):
@@ -91,7 +94,8 @@ class Fifo(AsyncLifetime):
         """Open the end to read from, once somebody has opened the other: open(2) with O_RDONLY.
 
         The result can be awaited, or entered with `async with`, which closes it.  Cancelled, it is as
-        if it had never been opened.
+        if it had never been opened; if the other end was quicker than the cancellation, this one is
+        open, and the cancellation is delivered at the task's next suspension.
 
         :param path: any path of a FIFO, whoever made it
         :param keep_open: do not wait, and do not end when the last writer goes: others may
@@ -251,8 +255,10 @@ class _Open(Call[int]):
         return self._open(self._flags)
 
     def revoke(self, result: int) -> bool:
+        return False  # the peer's open(2) has returned, and it may have written, or closed its end
+
+    def discard(self, result: int) -> None:
         os.close(result)
-        return True
 
     def _open(self, flags: int) -> int:
         # Not of what it is not meant for: to open a terminal or a tape has effects.
@@ -295,9 +301,14 @@ def _explain_folder(error: OSError, path: str) -> Error:
     if error.errno in (errno.EACCES, errno.EPERM):
         return from_errno(error.errno, path, f"owner and mode of the folder do not let user {os.geteuid()} do this")
     if error.errno == errno.ENOSPC:
-        limit = _limits.explain_folder(os.path.dirname(os.path.abspath(path)))
+        limit = _limits.explain_folder(os.path.dirname(_absolute(path)))
         return from_errno(error.errno, path, f"no room for one more file in {limit}")
     return from_errno(error.errno or 0, path)
+
+
+def _absolute(path: str) -> str:
+    # os.path.abspath() makes another path of `link/..`.
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def _is_fifo(file: os.stat_result) -> bool:

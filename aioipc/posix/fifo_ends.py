@@ -18,6 +18,8 @@ from aioipc._waiting.readiness import Descriptor, Direction
 from aioipc.errors import BrokenError, ClosedError, EndOfStream, WouldBlock, from_errno
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from typing_extensions import Buffer
 
 
@@ -44,6 +46,7 @@ class FifoEnd(AsyncLifetime):
         self._label = repr(path)
         self._removes = False
         self._fileno = descriptor
+        self._may_block = False
         self._descriptor = self._handle = Descriptor(self._fileno, f"FIFO {path}", breaks=True)
 
     def close(self) -> None:
@@ -66,10 +69,19 @@ class FifoEnd(AsyncLifetime):
         It stays the handle's: never close it, nor have the loop that uses the handle watch it, for which there can be
         one reader and one writer only (`os.dup` makes another).
 
+        It does not block.  Who else has it, such as a child whose standard input it is, should leave it so: from now on
+        this is set again before each call, but a call stops the loop if another process makes it block just then.
+
         :raises ClosedError: if this end is closed
         """
         self._descriptor.check()
+        self._may_block = True
         return self._fileno
+
+    def _unblock(self) -> None:
+        """Let the next call not block: O_NONBLOCK is that of the open file, which others may have."""
+        if self._may_block:  # else nobody has got it from here, and it can be spared
+            os.set_blocking(self._fileno, False)
 
     @property
     @abstractmethod
@@ -125,6 +137,7 @@ class FifoReader(FifoEnd, ByteReceiveStream):
 
     def _read(self, max_bytes: int) -> bytes:
         try:
+            self._unblock()
             data = os.read(self._fileno, max_bytes)
         except BlockingIOError:
             raise WouldBlock(f"{self._descriptor.what} is empty") from None
@@ -158,7 +171,7 @@ class FifoWriter(FifoEnd, ByteSendStream):
         data = message_bytes(item)
         if len(data) > select.PIPE_BUF:
             self._descriptor.bind()  # not after a part of it has been written
-        await self._direction.perform(_Write(self, data))
+        await self._direction.perform(_Write(self._write, data))
 
     def send_nowait(self, item: Buffer) -> None:
         """Write up to PIPE_BUF (4096) bytes if there is room for all.  Exceptions are those of `send`, and
@@ -171,28 +184,31 @@ class FifoWriter(FifoEnd, ByteSendStream):
             raise ValueError(
                 f"{len(data):,} bytes; only {select.PIPE_BUF:,} (PIPE_BUF) are sure to be written together"
             )
-        self._direction.perform_nowait(_Write(self, data))
+        self._direction.perform_nowait(_Write(self._write, data))
+
+    def _write(self, data: memoryview) -> int:
+        self._descriptor.check()
+        try:
+            self._unblock()
+            return os.write(self._fileno, data)
+        except BlockingIOError:
+            raise WouldBlock(f"{self._descriptor.what} is full") from None
+        except BrokenPipeError:
+            raise BrokenError(f"nobody has {self._descriptor.what} open for reading") from None
+        except OSError as error:
+            raise from_errno(error.errno or 0, self.path) from None
 
 
 class _Write:
     """write(2) of some bytes, as often as it takes."""
 
-    def __init__(self, end: FifoWriter, data: bytes) -> None:
-        self._end = end
+    def __init__(self, write: Callable[[memoryview], int], data: bytes) -> None:
+        self._write = write
         self._left = memoryview(data)
 
     def __call__(self) -> None:
-        end = self._end
         if not self._left:
             return
-        try:
-            written = os.write(end.fileno(), self._left)
-        except BlockingIOError:
-            raise WouldBlock(f"FIFO {end.path} is full") from None
-        except BrokenPipeError:
-            raise BrokenError(f"nobody has FIFO {end.path} open for reading") from None
-        except OSError as error:
-            raise from_errno(error.errno or 0, end.path) from None
-        self._left = self._left[written:]
+        self._left = self._left[self._write(self._left) :]
         if self._left:  # even if there is room again: the loop has other things to do
             raise WouldBlock

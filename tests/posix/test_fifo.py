@@ -10,6 +10,7 @@ import itertools
 import os
 import select
 import subprocess
+import sys
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -235,6 +236,36 @@ async def test_anyio_streams_on_top(path: str) -> None:
             assert await loop.receive() == b"there and back"
         with pytest.raises(anyio.ClosedResourceError):
             await writer.send(b"closed by the stapled stream")
+
+
+def make_blocking(end: FifoReader | FifoWriter) -> None:
+    """What some programs do with their standard input."""
+    code = "import os; os.set_blocking(0, True)"
+    subprocess.run([sys.executable, "-c", code], stdin=end.fileno(), check=True)
+    assert os.get_blocking(end.fileno())
+
+
+async def test_a_child_that_makes_an_end_block_does_not_stop_the_loop(path: str) -> None:
+    async with both_ends(path) as (reader, writer), anyio.create_task_group() as group:
+        make_blocking(reader)
+        with pytest.raises(aioipc.WouldBlock, match="is empty"):
+            reader.receive_nowait()
+        make_blocking(reader)
+        assert await times_out(reader.receive)
+        make_blocking(reader)
+        group.start_soon(writer.send, b"x")
+        assert await reader.receive() == b"x"
+        make_blocking(writer)
+        group.start_soon(writer.send, bytes(SEVERAL_MEGABYTES))
+        await until_waiting(writer)
+        make_blocking(writer)
+        received = 0
+        while received < SEVERAL_MEGABYTES:
+            received += len(await reader.receive())
+        await until_waiting(writer, tasks=0)
+        await fill(writer)
+        make_blocking(writer)
+        assert await times_out(partial(writer.send, b"y"))
 
 
 # The other end goes ------------------------------------------------------------------------

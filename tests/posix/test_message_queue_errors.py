@@ -214,24 +214,37 @@ def test_defaults_are_those_of_the_system(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "file", "beyond"),
-    [
-        ("max_messages", "msg_max", 1),
-        ("max_message_size", "msgsize_max", 1),
-        ("max_messages", "msg_max", 2**62),
-        ("max_message_size", "msgsize_max", 2**70),
-    ],
+    ("argument", "file"),
+    [("max_messages", "msg_max"), ("max_message_size", "msgsize_max")],
 )
-def test_attributes_over_the_limit(name: str, argument: str, file: str, beyond: int) -> None:
+def test_attributes_over_the_limit(name: str, argument: str, file: str) -> None:
     limit = int((SYSCTL / file).read_text())
-    attributes = {"max_messages": 1, "max_message_size": 1, argument: limit + beyond}
+    attributes = {"max_messages": 1, "max_message_size": 1, argument: limit + 1}
     with pytest.raises(aioipc.LimitError) as caught:
         limited(lambda: MessageQueue.create(name, **attributes))
     assert caught.value.errno == errno.EINVAL
     assert caught.value.strerror == (
-        f"{argument}={limit + beyond:,} is over fs.mqueue.{file} "
+        f"{argument}={limit + 1:,} is over fs.mqueue.{file} "
         f"({limit:,} now; raise it with `sysctl -w fs.mqueue.{file}=...` as root)"
     )
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "limit"),
+    [
+        ("max_messages", 65_537, "65,536"),
+        ("max_messages", 2**62, "65,536"),
+        ("max_message_size", 16_777_217, "16,777,216"),
+        ("max_message_size", 2**70, "16,777,216"),
+    ],
+)
+def test_attributes_over_what_no_sysctl_allows(name: str, argument: str, value: int, limit: str) -> None:
+    attributes = {"max_messages": 1, "max_message_size": 1, argument: value}
+    for call in (limited, lambda create: create()):
+        with pytest.raises(aioipc.LimitError) as caught:
+            call(lambda: MessageQueue.create(name, **attributes))
+        assert caught.value.errno == errno.EINVAL
+        assert caught.value.strerror == f"{argument}={value:,} is over {limit}, the most that the kernel allows at all"
 
 
 def test_rlimit_msgqueue(new_name: NewName) -> None:
