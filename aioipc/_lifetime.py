@@ -228,8 +228,4 @@ class Acquirable(ABC):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self.release()
-        except ClosedError:
-            if exc_value is None:  # which tells more
-                raise
+        self.release()
