@@ -327,9 +327,10 @@ class Channel(_binding.Ring, AsyncLifetime, ObjectStream[bytes]):
 
     async def _next(self) -> bytes:
         try:
-            return await self._receiving.perform(self._attempt_receiving, self._try_receive, True)
+            message: bytes = await self._receive()
         except (ClosedError, EndOfStream):
             raise StopAsyncIteration from None
+        return message
 
     async def receive_many(self, max_messages: int) -> list[bytes]:
         """Receive the next messages, as many as there are, waiting for the first.

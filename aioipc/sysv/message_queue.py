@@ -306,14 +306,11 @@ class MessageQueue(WaitingObject, Messages[Message]):
         """
         line = self._receiving(type, exclude, truncate)
 
-        def step() -> Coroutine[Any, Any, Message]:  # holds the handle and the line: nobody else may do so
-            return until_closed(lambda: self._receive_in(line))
+        # It holds the handle and the line: nobody else may do so.
+        def step(_: object = self) -> Coroutine[Any, Any, Message]:
+            return until_closed(lambda: line.perform(line.call))
 
         return Iterator(line.gate, line.call.attempt, Message, step)
-
-    async def _receive_in(self, line: CallLine) -> Message:
-        message: Message = await line.perform(line.call)
-        return message
 
     def __aiter__(self) -> AsyncIterator[Message]:  # type: ignore[override]
         """Go over all messages as they arrive, until the handle is closed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,32 +17,6 @@ import aioipc
 from aioipc import Channel
 from aioipc.posix import MessageQueue
 
-CHILD = """
-import os, sys, threading, time
-from aioipc import Channel
-from aioipc._ring import _deaths
-
-def forks():
-    opening.wait()
-    if os.fork() == 0:
-        time.sleep(600)
-    forked.set()
-
-def slow(name):
-    opening.set()
-    forked.wait()
-    return watch(name)
-
-opening, forked = threading.Event(), threading.Event()
-watch, _deaths.watch = _deaths.watch, slow
-threading.Thread(target=forks).start()
-channel = Channel.open(sys.argv[1])
-block = channel.borrow_nowait()
-view = block.__enter__()
-print("ready", flush=True)
-time.sleep(600)
-"""
-
 
 def inherited() -> list[str]:
     """What this process, a child of a fork, has of channels."""
@@ -52,30 +25,6 @@ def inherited() -> list[str]:
         with suppress(FileNotFoundError):  # that of the listing itself
             found.append(os.readlink(f"/proc/self/fd/{number}"))
     return [target for target in found if target.startswith("/dev/shm/aioipc")]
-
-
-@pytest.mark.anyio
-async def test_a_death_is_noticed_though_it_forked_while_it_opened(name: str) -> None:
-    async with Channel.create(name) as channel:
-        channel.send_nowait(b"a")
-        command = [sys.executable, "-W", "ignore", "-c", CHILD, name]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as parent:
-            assert parent.stdout is not None
-            assert parent.stdout.readline() == b"ready\n"
-            try:
-                with anyio.fail_after(30):
-                    async with anyio.create_task_group() as group:
-                        received: list[bytes] = []
-
-                        async def receive() -> None:
-                            received.append(await channel.receive())
-
-                        group.start_soon(receive)
-                        await until(lambda: channel.statistics().tasks_waiting_receive == 1)
-                        parent.kill()
-                assert received == [b"a"]
-            finally:
-                os.killpg(parent.pid, 9)
 
 
 def test_a_child_has_nothing_of_what_another_thread_opens(name: str, races: int) -> None:

@@ -215,7 +215,7 @@ def test_a_child_has_no_descriptor_of_the_ring(name: str) -> None:
         assert in_child(left) == []
 
 
-CHILD = """
+FORKS = """
 import os, sys, time
 from aioipc import Channel
 channel = Channel.open(sys.argv[1])
@@ -227,12 +227,39 @@ print("ready", flush=True)
 time.sleep(600)
 """
 
+FORKS_AS_IT_OPENS = """
+import os, sys, threading, time
+from aioipc import Channel
+from aioipc._ring import _deaths
 
+def forks():
+    opening.wait()
+    if os.fork() == 0:
+        time.sleep(600)
+    forked.set()
+
+def slow(name):
+    opening.set()
+    forked.wait()
+    return watch(name)
+
+opening, forked = threading.Event(), threading.Event()
+watch, _deaths.watch = _deaths.watch, slow
+threading.Thread(target=forks).start()
+channel = Channel.open(sys.argv[1])
+block = channel.borrow_nowait()
+view = block.__enter__()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("program", [FORKS, FORKS_AS_IT_OPENS], ids=["forks", "forks as it opens"])
 @pytest.mark.anyio
-async def test_a_death_is_noticed_though_a_forked_child_lives_on(name: str) -> None:
+async def test_a_death_is_noticed_though_a_forked_child_lives_on(name: str, program: str) -> None:
     async with Channel.create(name) as channel:
         channel.send_nowait(b"a")
-        command = [sys.executable, "-W", "ignore", "-c", CHILD, name]
+        command = [sys.executable, "-W", "ignore", "-c", program, name]
         with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as parent:
             assert parent.stdout is not None
             assert parent.stdout.readline() == b"ready\n"
